@@ -1,0 +1,1 @@
+//! The world that Pontoon must survive: simulation, faults on real processes, checkers.

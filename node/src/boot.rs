@@ -1,0 +1,1 @@
+//! Starts a node: binds, opens the store, joins the groups, serves.

@@ -1,0 +1,1 @@
+//! One gRPC or HTTP exchange inside a session.

@@ -1,0 +1,1 @@
+//! Configuration: TOML, then environment, then flags.

@@ -1,0 +1,21 @@
+//! One node of Pontoon, its sidecar, and everything that is started with the `pontoon` command.
+//!
+//! To follow a call, read the folders in this order: [`listen`] (sockets), [`call`] (one exchange),
+//! [`session`] (which worker), [`tunnel`] (how to reach it), [`sidecar`] (the other end). [`peer`]
+//! is what nodes say to each other, [`admin`] what operators say to them.
+
+pub mod admin;
+pub mod boot;
+pub mod call;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod dev;
+pub mod listen;
+pub mod net;
+pub mod peer;
+pub mod random;
+pub mod session;
+pub mod sidecar;
+pub mod tasks;
+pub mod tunnel;

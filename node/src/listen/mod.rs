@@ -1,0 +1,1 @@
+//! Client sockets: accept, speak HTTP, hand calls on.

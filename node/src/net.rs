@@ -1,0 +1,32 @@
+//! The network, from one place: the only file that names `tokio::net`.
+
+pub use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+pub use tokio::net::{TcpListener, TcpStream};
+
+use std::io;
+use std::time::Duration;
+
+/// Dials `host:port`, resolving names, within a bound; small writes leave at once (TCP_NODELAY).
+pub async fn dial(address: &str, within: Duration) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(within, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Binds a listener; the error says what to do when the port is taken.
+pub async fn listen(what: &str, address: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "another process has this port: stop it, or choose another",
+            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+            _ => "check the address",
+        };
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on {address} for {what}: {error}; {hint}"),
+        )
+    })
+}

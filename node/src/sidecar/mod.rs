@@ -1,0 +1,1 @@
+//! The process beside a worker: attaches to nodes, dials tunnels, splices bytes.

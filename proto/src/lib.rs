@@ -1,0 +1,31 @@
+//! What crosses a wire, and nothing else.
+//!
+//! Read [`id`] for the names of things, [`head`] for what a call says, [`fault`] for what goes wrong
+//! and how callers see it, [`ticket`] for the secret with which a sidecar dials back. The generated
+//! gRPC types are in [`admin`], [`peer`] and [`worker`].
+//!
+//! All modules here are pure: they take bytes, time and randomness as arguments.
+
+pub mod fault;
+pub mod id;
+
+/// The admin API, `pontoon.admin.v1`.
+#[allow(missing_docs, clippy::all, reason = "generated; the proto file has the docs")]
+pub mod admin {
+    tonic::include_proto!("pontoon.admin.v1");
+}
+
+/// What nodes say to each other, `pontoon.peer.v1`.
+#[allow(missing_docs, clippy::all, reason = "generated; the proto file has the docs")]
+pub mod peer {
+    tonic::include_proto!("pontoon.peer.v1");
+}
+
+/// The control stream between sidecar and node, `pontoon.worker.v1`.
+#[allow(missing_docs, clippy::all, reason = "generated; the proto file has the docs")]
+pub mod worker {
+    tonic::include_proto!("pontoon.worker.v1");
+}
+
+/// The encoded descriptors of all of our services, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,254 @@
+//! What can be said to the catalog, and what it answers.
+//!
+//! The order of variants is part of the log format: append, never insert. Creates are idempotent by
+//! the id that the proposer minted: the same again is `Done`, other content under it is `Conflict`.
+
+use pontoon_proto::id::{FunctionId, KeyId, NodeBoot, NodeId, RegionId, TenantId, VersionId};
+use serde::{Deserialize, Serialize};
+
+/// A proposal to the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// An account.
+    CreateTenant(Tenant),
+    /// A key; only the hash of its secret is here.
+    CreateKey(Key),
+    /// Refused from the next call on.
+    RevokeKey {
+        /// Which key.
+        id: KeyId,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// Something to invoke.
+    CreateFunction(Function),
+    /// A revision of it.
+    CreateVersion(Version),
+    /// Switches a version on or off.
+    SetVersionState {
+        /// Which version.
+        id: VersionId,
+        /// What it becomes.
+        state: VersionState,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// A region is born with its group: its number, generation and first voters.
+    AddRegion(Region),
+    /// A node's name, region, boot and addresses, at each of its starts.
+    PutNode(Node),
+    /// Lets time act.
+    Tick,
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Minted by the proposer.
+    pub id: TenantId,
+    /// Unique among tenants; 1..=128 bytes.
+    pub name: String,
+    /// Whose doing, for the audit trail.
+    pub actor: String,
+}
+
+/// A credential, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Public name of the key.
+    pub id: KeyId,
+    /// SHA-256 of the whole secret.
+    pub hash: [u8; 32],
+    /// What it opens.
+    pub kind: KeyKind,
+    /// Who the key is (`nvcf-sub`); at most 256 bytes.
+    pub subject: String,
+    /// Seconds since 1970 by the checking node's wall clock; none: never.
+    pub expires_unix: Option<u64>,
+    /// Revoked keys stay, so that lists can show them.
+    pub revoked: bool,
+    /// Whose doing, for the audit trail.
+    pub actor: String,
+}
+
+/// What a key opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyKind {
+    /// Calls of a tenant's functions.
+    Client {
+        /// The account.
+        tenant: TenantId,
+        /// Which functions; empty: all of the tenant's.
+        functions: Vec<FunctionId>,
+    },
+    /// Attaching workers of one version.
+    Worker {
+        /// The account.
+        tenant: TenantId,
+        /// The version.
+        version: VersionId,
+    },
+    /// The admin API.
+    Admin(Role),
+}
+
+/// What an admin key may do; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Role {
+    /// Read.
+    Viewer,
+    /// End sessions, drain, move.
+    Operator,
+    /// Everything, keys included.
+    Admin,
+}
+
+/// Something to invoke.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Function {
+    /// Minted by the proposer.
+    pub id: FunctionId,
+    /// Its owner.
+    pub tenant: TenantId,
+    /// For people and `nvcf-function-name`; 1..=128 bytes.
+    pub name: String,
+    /// Whose doing, for the audit trail.
+    pub actor: String,
+}
+
+/// A revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Minted by the proposer.
+    pub id: VersionId,
+    /// Of what.
+    pub function: FunctionId,
+    /// Whether it takes calls.
+    pub state: VersionState,
+    /// How its sessions behave.
+    pub policy: VersionPolicy,
+    /// Whose doing, for the audit trail.
+    pub actor: String,
+}
+
+/// Whether a version takes calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VersionState {
+    /// It does.
+    Active,
+    /// `function not found`.
+    Inactive,
+}
+
+/// How a version's sessions behave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionPolicy {
+    /// Sessions per worker, 1..=16384.
+    pub slots: u32,
+    /// How long a session without connections is held, milliseconds.
+    pub window_ms: u64,
+    /// The most that a client may ask for, milliseconds.
+    pub window_max_ms: u64,
+    /// How long a connection without an open call of a session counts, milliseconds.
+    pub idle_ms: u64,
+    /// How long an open may wait, milliseconds.
+    pub wait_ms: u64,
+    /// Whether credentials reach the worker.
+    pub forward_credentials: bool,
+    /// Whether calls without an id stay with their connection's session.
+    pub pin: Pin,
+}
+
+/// Whether calls without an id stay with their connection's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pin {
+    /// They do.
+    Connection,
+    /// Each such call opens a session.
+    Never,
+}
+
+impl Default for VersionPolicy {
+    fn default() -> Self {
+        Self {
+            slots: 1,
+            window_ms: 30_000,
+            window_max_ms: 300_000,
+            idle_ms: 30_000,
+            wait_ms: 30_000,
+            forward_credentials: false,
+            pin: Pin::Connection,
+        }
+    }
+}
+
+/// A region and its group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// 1..=4095, never reused.
+    pub number: RegionId,
+    /// Unique; a DNS label.
+    pub name: String,
+    /// What its group outlives.
+    pub survive: Survive,
+    /// Rises with each `recover`.
+    pub generation: u64,
+    /// Who initializes the group, and with exactly this set.
+    pub voters: Vec<NodeId>,
+}
+
+/// What a region's group outlives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Survive {
+    /// The loss of any one region.
+    Region,
+    /// The loss of zones of its own region only.
+    Zone,
+}
+
+/// A node as others find it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its number and present boot; an older boot never overwrites a newer one.
+    pub at: NodeBoot,
+    /// Unique.
+    pub name: String,
+    /// Its region's number.
+    pub region: RegionId,
+    /// host:port as others reach them: client, worker, peer, admin and ops.
+    pub client: String,
+    /// Worker port.
+    pub worker: String,
+    /// Peer port.
+    pub peer: String,
+    /// Admin port.
+    pub admin: String,
+    /// Ops port.
+    pub ops: String,
+}
+
+/// What the catalog answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done, or already so.
+    Done,
+    /// The id, name or hash is taken by something else; the text says by what.
+    Conflict(String),
+    /// What it refers to does not exist; the text says what.
+    NotFound(String),
+    /// A value is out of range; the text says which and what it may be.
+    Invalid(String),
+    /// `PutNode` of an older boot than the known one.
+    Stale,
+}
+
+/// A hint that something changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A region was born: its voters start its group.
+    RegionAdded(RegionId),
+    /// A node came or moved.
+    NodeChanged(NodeId),
+    /// A key was revoked.
+    KeyRevoked(KeyId),
+}

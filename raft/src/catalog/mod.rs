@@ -1,0 +1,3 @@
+//! The cluster-wide catalog: tenants, keys, functions, versions, regions and nodes.
+
+pub mod command;

@@ -1,0 +1,3 @@
+//! A region's directory: workers, sessions and the queue.
+
+pub mod command;

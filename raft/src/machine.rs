@@ -1,0 +1,82 @@
+//! What a replicated state machine is.
+//!
+//! Two implement it: [`crate::directory::Directory`], one per region, and
+//! [`crate::catalog::Catalog`], one per cluster. The consensus glue in [`crate::group`] knows only
+//! this trait. `apply` is pure: the same commands at the same stamps give the same state and
+//! replies on every replica, hash for hash.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::time::Duration;
+
+/// The replicated state clock, in milliseconds since the group was born.
+///
+/// It is data, not a wall clock: a leader stamps each entry with the clock as it found it at its
+/// election plus the monotonic time it has led since, and no entry moves it by more than
+/// [`Clock::STEP_MAX`]. So it stands still while nobody leads, and a clock jump means nothing.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Clock(pub u64);
+
+impl Clock {
+    /// The furthest that one entry may move the clock.
+    pub const STEP_MAX: Duration = Duration::from_secs(2);
+
+    /// The clock this much later.
+    pub fn after(self, span: Duration) -> Clock {
+        Clock(self.0.saturating_add(span.as_millis() as u64))
+    }
+
+    /// How long ago `earlier` was; zero when it is still to come.
+    pub fn since(self, earlier: Clock) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The clock that an entry with this stamp leaves behind: never back, never too far ahead.
+    pub fn advanced_to(self, stamp: Clock) -> Clock {
+        Clock(stamp.0.clamp(self.0, self.after(Self::STEP_MAX).0))
+    }
+}
+
+/// A pure, synchronous, replicated state machine.
+///
+/// `Clone` must be cheap (persistent maps): a clone is published to lock-free readers after every
+/// applied batch, and is what snapshots are written from.
+pub trait Machine: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 'static {
+    /// What is proposed. Variants are only ever appended: the codec is positional.
+    type Command: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 'static;
+    /// What the proposer is told.
+    type Reply: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 'static;
+    /// A hint for nodes that something changed. Replay emits none that are acted on.
+    type Effect: Clone + Debug + Send + Sync + 'static;
+
+    /// The first byte of this machine's records, so that a directory's never decodes as a catalog's.
+    const KIND: u8;
+
+    /// The state clock as of the last applied entry.
+    fn clock(&self) -> Clock;
+
+    /// Applies one command of the entry at `index`, after the clock has moved to `now`.
+    ///
+    /// `index` becomes the binding index of sessions that this command binds.
+    fn apply(
+        &mut self,
+        index: u64,
+        now: Clock,
+        command: Self::Command,
+        effects: &mut Vec<Self::Effect>,
+    ) -> Self::Reply;
+
+    /// When time alone will next change something; the leader proposes [`Machine::tick`] then.
+    fn next_due(&self) -> Option<Clock>;
+
+    /// The command that lets time act.
+    fn tick() -> Self::Command;
+
+    /// Checks every invariant; the error names the broken one. Used by tests after each step, and
+    /// by operators through the state hash's verb.
+    fn check(&self) -> Result<(), String>;
+}
