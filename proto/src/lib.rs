@@ -10,19 +10,31 @@ pub mod fault;
 pub mod id;
 
 /// The admin API, `pontoon.admin.v1`.
-#[allow(missing_docs, clippy::all, reason = "generated; the proto file has the docs")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated; the proto file has the docs"
+)]
 pub mod admin {
     tonic::include_proto!("pontoon.admin.v1");
 }
 
 /// What nodes say to each other, `pontoon.peer.v1`.
-#[allow(missing_docs, clippy::all, reason = "generated; the proto file has the docs")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated; the proto file has the docs"
+)]
 pub mod peer {
     tonic::include_proto!("pontoon.peer.v1");
 }
 
 /// The control stream between sidecar and node, `pontoon.worker.v1`.
-#[allow(missing_docs, clippy::all, reason = "generated; the proto file has the docs")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated; the proto file has the docs"
+)]
 pub mod worker {
     tonic::include_proto!("pontoon.worker.v1");
 }

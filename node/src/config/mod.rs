@@ -1,1 +1,351 @@
-//! Configuration: TOML, then environment, then flags.
+//! Configuration of a node: TOML, then environment, then flags; the later one wins.
+//!
+//! Read [`raw`] for what a file may say, [`layers`] for how the layers are laid over each other and
+//! where each value came from, and this file for what the values must mean together. Unknown keys
+//! and broken relations are errors that name the keys (contract O-CFG-1).
+
+pub mod layers;
+pub mod raw;
+
+pub use layers::{Layers, Origin};
+
+use pontoon_raft::catalog::command::Survive;
+use raw::{LogFormat, Member, Raw, SurviveName, TimingName};
+use sha2::{Digest as _, Sha256};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A configuration that can be run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name; one of the members'.
+    pub name: String,
+    /// Its region's name.
+    pub region: String,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// 16 bytes, derived from the join token and the first members.
+    pub cluster_id: [u8; 16],
+    /// SHA-256 of the token that may administer a cluster without any key yet.
+    pub admin_token_sha256: Option<[u8; 32]>,
+    /// What region groups outlive.
+    pub survive: Survive,
+    /// How patient the groups are.
+    pub timing: TimingName,
+    /// Silence after which a node's boot is declared over.
+    pub node_lost_after: Duration,
+    /// The first members, in order.
+    pub members: Vec<Member>,
+    /// Where to listen.
+    pub listen: raw::Listen,
+    /// How others reach this node: host:port.
+    pub advertise: Advertise,
+    /// Bounds on clients.
+    pub limits: raw::Limits,
+    /// Logging.
+    pub log: Log,
+}
+
+/// How others reach this node: host:port each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the listeners")]
+pub struct Advertise {
+    pub client: String,
+    pub worker: String,
+    pub peer: String,
+    pub admin: String,
+    pub ops: String,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A tracing filter, for example `info,pontoon::call=debug`.
+    pub filter: String,
+    /// Text for people, JSON for machines.
+    pub format: LogFormat,
+}
+
+/// A configuration that can't be run; `Display` says which key and what to do.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+fn bad<T>(text: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError(text.into()))
+}
+
+impl Config {
+    /// Checks that the values mean something together. `join_token` is the content of
+    /// `cluster.join_token_file`, which the caller has read.
+    pub fn validate(raw: Raw, join_token: &str) -> Result<Config, ConfigError> {
+        let token = join_token.trim();
+        if token.len() < 16 {
+            return bad(
+                "cluster.join_token_file: the join token is shorter than 16 characters; \
+                 write a random one into the file, the same on every node",
+            );
+        }
+        check_members(&raw)?;
+        check_listeners(&raw)?;
+        if raw.cluster.node_lost_after_ms < 2_000 {
+            return bad(
+                "cluster.node_lost_after_ms is below 2000: nodes beat once a second, so a healthy \
+                 node would be declared lost",
+            );
+        }
+        let admin_token_sha256 = match raw.cluster.admin_token_sha256.as_deref() {
+            None => None,
+            Some(text) => Some(parse_hash(text).ok_or_else(|| {
+                ConfigError(
+                    "cluster.admin_token_sha256 is not 64 hex digits: it is the SHA-256 of the \
+                     admin token (printf %s TOKEN | sha256sum)"
+                        .into(),
+                )
+            })?),
+        };
+        if raw.limits.streams_max == 0 || raw.limits.connections_max == 0 {
+            return bad("limits.streams_max and limits.connections_max must be at least 1");
+        }
+        let or = |set: &Option<String>, listen: SocketAddr| {
+            set.clone().unwrap_or_else(|| listen.to_string())
+        };
+        let advertise = Advertise {
+            client: or(&raw.advertise.client, raw.listen.client),
+            worker: or(&raw.advertise.worker, raw.listen.worker),
+            peer: or(&raw.advertise.peer, raw.listen.peer),
+            admin: or(&raw.advertise.admin, raw.listen.admin),
+            ops: or(&raw.advertise.ops, raw.listen.ops),
+        };
+        Ok(Config {
+            cluster_id: cluster_id(&raw.cluster.name, token, &raw.cluster.members),
+            name: raw.name,
+            region: raw.region,
+            data_dir: raw.data_dir,
+            admin_token_sha256,
+            survive: match raw.cluster.survive {
+                SurviveName::Region => Survive::Region,
+                SurviveName::Zone => Survive::Zone,
+            },
+            timing: raw.cluster.timing,
+            node_lost_after: Duration::from_millis(raw.cluster.node_lost_after_ms),
+            members: raw.cluster.members,
+            listen: raw.listen,
+            advertise,
+            limits: raw.limits,
+            log: Log {
+                filter: raw.log.filter,
+                format: raw.log.format,
+            },
+        })
+    }
+}
+
+fn check_members(raw: &Raw) -> Result<(), ConfigError> {
+    let members = &raw.cluster.members;
+    let Some(me) = members.iter().find(|member| member.name == raw.name) else {
+        return bad(format!(
+            "name is {:?}, but cluster.members has no such member: add it, or correct the name",
+            raw.name
+        ));
+    };
+    if me.region != raw.region {
+        return bad(format!(
+            "region is {:?}, but cluster.members puts {:?} in {:?}: make them the same",
+            raw.region, raw.name, me.region
+        ));
+    }
+    for (index, member) in members.iter().enumerate() {
+        if !is_label(&member.name) || !is_label(&member.region) {
+            return bad(format!(
+                "cluster.members[{index}]: name {:?} and region {:?} must be DNS labels \
+                 (a-z, 0-9, inner hyphens, at most 63 characters)",
+                member.name, member.region
+            ));
+        }
+        if members[..index]
+            .iter()
+            .any(|other| other.name == member.name)
+        {
+            return bad(format!(
+                "cluster.members names {:?} twice: each node needs its own name",
+                member.name
+            ));
+        }
+        if members[..index]
+            .iter()
+            .any(|other| other.peer == member.peer)
+        {
+            return bad(format!(
+                "cluster.members gives the peer address {:?} to two nodes",
+                member.peer
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_listeners(raw: &Raw) -> Result<(), ConfigError> {
+    let listeners = raw.listen.all();
+    for (index, (key, address)) in listeners.iter().enumerate() {
+        if let Some((other, _)) = listeners[..index]
+            .iter()
+            .find(|(_, taken)| taken == address && address.port() != 0)
+        {
+            return bad(format!(
+                "listen.{key} and listen.{other} are both {address}: each needs its own port"
+            ));
+        }
+        if !address.ip().is_loopback() && !raw.insecure {
+            return bad(format!(
+                "listen.{key} is {address}, which is not loopback, and traffic would be in clear \
+                 text: use a loopback address, or say `insecure = true`"
+            ));
+        }
+        let advertised = match *key {
+            "client" => &raw.advertise.client,
+            "worker" => &raw.advertise.worker,
+            "peer" => &raw.advertise.peer,
+            "admin" => &raw.advertise.admin,
+            _ => &raw.advertise.ops,
+        };
+        if address.ip().is_unspecified() && advertised.is_none() {
+            return bad(format!(
+                "listen.{key} is {address}, which others can't dial: set advertise.{key} to \
+                 host:port"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The cluster's id: the first 16 bytes of a SHA-256 over its name, its join token and the first
+/// members' names and regions. Addresses are left out: they may change.
+pub fn cluster_id(name: &str, join_token: &str, members: &[Member]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    let mut part = |text: &str| {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    };
+    part("pontoon cluster id 1");
+    part(name);
+    part(join_token);
+    for member in members {
+        part(&member.name);
+        part(&member.region);
+    }
+    let digest = hash.finalize();
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    id
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut out = [0; 32];
+    for (index, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        name = "us-east-1"
+        region = "us-east"
+        data_dir = "/tmp/x"
+        [cluster]
+        name = "dev"
+        join_token_file = "/tmp/token"
+        [[cluster.members]]
+        name = "us-east-1"
+        region = "us-east"
+        peer = "127.0.0.1:10085"
+    "#;
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn load(change: impl Fn(String) -> String) -> Result<Config, ConfigError> {
+        let layers = Layers::new("test.toml", &change(FILE.into()), &[], &[])?;
+        Config::validate(layers.raw()?, TOKEN)
+    }
+
+    #[test]
+    fn a_minimal_file_takes_the_default_ports() {
+        let config = load(|file| file).unwrap();
+        assert_eq!(config.listen.client.port(), 10081);
+        assert_eq!(config.advertise.worker, "127.0.0.1:10086");
+        assert_eq!(config.survive, Survive::Region);
+    }
+
+    #[test]
+    fn o_cfg_1_errors_name_the_keys_and_the_way_out() {
+        let cases = [
+            (
+                "name = \"us-east-1\"\n        region = \"us-east\"\n        data",
+                "name = \"eu-1\"\nregion = \"us-east\"\ndata",
+                "cluster.members has no such member",
+            ),
+            (
+                "region = \"us-east\"\n        data",
+                "region = \"eu\"\ndata",
+                "make them the same",
+            ),
+            ("data_dir", "datadir", "datadir"),
+            ("name = \"dev\"", "name = 7", "cluster.name"),
+        ];
+        for (from, to, expected) in cases {
+            let error = load(|file| file.replace(from, to)).unwrap_err();
+            assert!(error.0.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn clear_text_beyond_loopback_needs_a_word() {
+        let listen = "[listen]\nclient = \"0.0.0.0:10081\"\n";
+        let error = load(|file| file.clone() + listen).unwrap_err();
+        assert!(error.0.contains("insecure = true"), "{error}");
+        let error = load(|file| format!("insecure = true\n{file}{listen}")).unwrap_err();
+        assert!(error.0.contains("advertise.client"), "{error}");
+    }
+
+    #[test]
+    fn two_listeners_never_share_a_port() {
+        let error =
+            load(|file| file.clone() + "[listen]\nclient = \"127.0.0.1:10086\"\n").unwrap_err();
+        assert!(
+            error.0.contains("listen.worker and listen.client"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_cluster_id_depends_on_token_and_names_but_not_on_addresses() {
+        let member = |name: &str, peer: &str| Member {
+            name: name.into(),
+            region: "r".into(),
+            peer: peer.into(),
+        };
+        let id = cluster_id("dev", TOKEN, &[member("a", "x:1")]);
+        assert_eq!(id, cluster_id("dev", TOKEN, &[member("a", "y:2")]));
+        assert_ne!(
+            id,
+            cluster_id("dev", "another token 123", &[member("a", "x:1")])
+        );
+        assert_ne!(id, cluster_id("dev", TOKEN, &[member("b", "x:1")]));
+    }
+}

@@ -1,0 +1,206 @@
+//! What a configuration file may say. Every key has its unit in its name and its default here.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// This node's name, a DNS label; one of `cluster.members`.
+    pub name: String,
+    /// Its region's name, a DNS label.
+    pub region: String,
+    /// A folder of its own; made when missing.
+    pub data_dir: PathBuf,
+    /// Allows clear text beyond loopback. Default false.
+    #[serde(default)]
+    pub insecure: bool,
+    /// The cluster that it belongs to; the same on every node.
+    pub cluster: Cluster,
+    /// Where to listen.
+    #[serde(default)]
+    pub listen: Listen,
+    /// How others reach this node, host:port; default: as `listen`.
+    #[serde(default)]
+    pub advertise: Advertise,
+    /// Bounds on clients.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Logging.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// The cluster; the same on every node.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// For people; part of the cluster's id.
+    pub name: String,
+    /// A file with a secret of at least 16 characters; part of the cluster's id.
+    pub join_token_file: PathBuf,
+    /// SHA-256, hex, of the token that may administer a cluster without any key yet.
+    pub admin_token_sha256: Option<String>,
+    /// What region groups outlive: `region` (default) or `zone`.
+    #[serde(default)]
+    pub survive: SurviveName,
+    /// How patient the groups are: `wan` (default) or `lan`. The same on every node.
+    #[serde(default)]
+    pub timing: TimingName,
+    /// Silence after which a node's boot is declared over. Default 5,000; at least 2,000. Shorter:
+    /// a pause costs a node its entries. Longer: sessions of a dead node end later.
+    #[serde(default = "node_lost_after_ms")]
+    pub node_lost_after_ms: u64,
+    /// The first members, in the same order on every node; their positions are their numbers.
+    pub members: Vec<Member>,
+}
+
+fn node_lost_after_ms() -> u64 {
+    5_000
+}
+
+/// One of the first members.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Its region's name.
+    pub region: String,
+    /// host:port of its peer listener.
+    pub peer: String,
+}
+
+/// `region` or `zone`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SurviveName {
+    /// Groups outlive any one region.
+    #[default]
+    Region,
+    /// Groups outlive zones of their own region.
+    Zone,
+}
+
+/// `wan` or `lan`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TimingName {
+    /// Heartbeat 225 ms, election 550 to 800 ms: round trips up to 150 ms.
+    #[default]
+    Wan,
+    /// Heartbeat 50 ms, election 150 to 250 ms: round trips of a few milliseconds.
+    Lan,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Clients: h2c. Default 127.0.0.1:10081.
+    pub client: SocketAddr,
+    /// Sidecars: control streams and CONNECT. Default 127.0.0.1:10086.
+    pub worker: SocketAddr,
+    /// Other nodes. Default 127.0.0.1:10085.
+    pub peer: SocketAddr,
+    /// Operators, gRPC. Default 127.0.0.1:10080.
+    pub admin: SocketAddr,
+    /// Operators, HTTP. Default 127.0.0.1:10083.
+    pub ops: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            client: at(10081),
+            worker: at(10086),
+            peer: at(10085),
+            admin: at(10080),
+            ops: at(10083),
+        }
+    }
+}
+
+impl Listen {
+    /// Every listener with its key.
+    pub fn all(&self) -> [(&'static str, SocketAddr); 5] {
+        [
+            ("client", self.client),
+            ("worker", self.worker),
+            ("peer", self.peer),
+            ("admin", self.admin),
+            ("ops", self.ops),
+        ]
+    }
+}
+
+/// How others reach this node, host:port.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the names of the listeners")]
+pub struct Advertise {
+    pub client: Option<String>,
+    pub worker: Option<String>,
+    pub peer: Option<String>,
+    pub admin: Option<String>,
+    pub ops: Option<String>,
+}
+
+/// Bounds on clients (contract C-LSN-3, C-LSN-4).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a header list. Default 65,536.
+    pub header_list_bytes: u32,
+    /// Concurrent streams of a connection. Default 1,024.
+    pub streams_max: u32,
+    /// Client connections; beyond, they are accepted and closed. Default 20,000.
+    pub connections_max: usize,
+    /// For the handshake, the first bytes and a complete head, each, milliseconds. Default 10,000.
+    pub handshake_ms: u64,
+    /// A connection with no open stream for so long gets GOAWAY, milliseconds. Default 30,000.
+    pub idle_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_list_bytes: 64 * 1024,
+            streams_max: 1024,
+            connections_max: 20_000,
+            handshake_ms: 10_000,
+            idle_ms: 30_000,
+        }
+    }
+}
+
+/// Logging.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// A tracing filter. Default `info`.
+    pub filter: String,
+    /// `text` (default) or `json`.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".into(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// `text` or `json`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
