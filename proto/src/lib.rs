@@ -1,13 +1,14 @@
 //! What crosses a wire, and nothing else.
 //!
 //! Read [`id`] for the names of things, [`head`] for what a call says, [`fault`] for what goes wrong
-//! and how callers see it, [`ticket`] for the secret with which a sidecar dials back. The generated
-//! gRPC types are in [`admin`], [`peer`] and [`worker`].
+//! and how callers see it, [`key`] for the secrets that callers hold, [`ticket`] for the one with
+//! which a sidecar dials back. The generated gRPC types are in [`admin`], [`peer`] and [`worker`].
 //!
 //! All modules here are pure: they take bytes, time and randomness as arguments.
 
 pub mod fault;
 pub mod id;
+pub mod key;
 
 /// The admin API, `pontoon.admin.v1`.
 #[allow(
