@@ -1,0 +1,26 @@
+# Shortcuts. The README's two commands need only cargo; nothing here is needed by them.
+
+# List the recipes.
+default:
+    @just --list
+
+# A whole cluster on this machine.
+dev *ARGS:
+    cargo run --release -- dev {{ARGS}}
+
+# Every test, as the README and CI run them.
+test *ARGS:
+    cargo test --release --workspace {{ARGS}}
+
+# Added latency of a call through a warm session, against the same call straight to the worker.
+bench:
+    cargo test --release -p pontoon --test bench -- --ignored --nocapture
+
+# Change the files so that `verify` has less to say.
+fix:
+    cargo fmt --all
+    cargo clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# What CI runs; changes nothing.
+verify:
+    bash .ci/run
