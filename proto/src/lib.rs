@@ -9,6 +9,7 @@
 pub mod fault;
 pub mod id;
 pub mod key;
+pub mod ticket;
 
 /// The admin API, `pontoon.admin.v1`.
 #[allow(
