@@ -7,6 +7,7 @@
 //! All modules here are pure: they take bytes, time and randomness as arguments.
 
 pub mod fault;
+pub mod head;
 pub mod id;
 pub mod key;
 pub mod ticket;

@@ -1,1 +1,3 @@
-//! One gRPC or HTTP exchange inside a session.
+//! One exchange, from a client's head to the worker's last byte.
+
+pub mod h2_settings;
