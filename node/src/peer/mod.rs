@@ -1,1 +1,266 @@
-//! What nodes say to each other.
+//! What nodes say to each other: Raft, forwarded proposals, messages for sidecars attached elsewhere.
+//!
+//! [`Peers`] is the client side, cheap to clone and shared by everybody in the node. It finds a
+//! node's address in a table that the boot code keeps current, and holds two kept connections
+//! ([`link`]) to each node that it speaks to: one for Raft and what must not wait behind bulk, one
+//! for the rest. [`transport`] is the face that the raft crate sees, [`pulse`] measures round trips,
+//! [`serve`] is the other end.
+//!
+//! Nothing is retried here. An error says whether the message surely never left this node, because
+//! only the caller knows whether its message may arrive twice.
+
+mod link;
+mod pulse;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use serve::{PassHandler, serve};
+
+use crate::clock;
+use arc_swap::ArcSwap;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use link::Link;
+use pontoon_proto::id::{NodeBoot, NodeId};
+use pontoon_proto::peer as pb;
+use pontoon_raft::group::network::Unreachable;
+use pulse::Pulse;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout_at;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+/// The largest message that crosses between nodes.
+///
+/// Raft bodies stay under 1 MiB by the raft crate's own bounds; the rest is room for one entry that
+/// is larger than its batch was meant to be, so that the bound never cuts a group off.
+pub const MESSAGE_MAX: usize = 8 << 20;
+
+/// HTTP/2 window of one stream: 4 MiB keep a stream at 1 Gbit/s busy over a round trip of 30 ms.
+const STREAM_WINDOW: u32 = 4 << 20;
+
+/// HTTP/2 window of one connection: 16 MiB keep it busy at 1 Gbit/s over 130 ms, ocean included.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How often an otherwise silent connection is probed, ...
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// ... and how long a probe may stay unanswered: a peer that vanished is noticed within 5 s.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Who this node is to others.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// The cluster's id; a message of another one is refused.
+    pub cluster: [u8; 16],
+    /// This node's name.
+    pub name: String,
+    /// This node's number and present boot.
+    pub at: NodeBoot,
+}
+
+/// Which of the two connections to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// Raft, forwarded proposals and reads, beats, pings: small and urgent.
+    Raft,
+    /// Snapshots, and messages for sidecars.
+    Rest,
+}
+
+/// The clients to all other nodes.
+#[derive(Clone)]
+pub struct Peers(Arc<Inner>);
+
+struct Inner {
+    me: Me,
+    boot: AtomicU64,
+    addresses: ArcSwap<BTreeMap<NodeId, Arc<str>>>,
+    links: Mutex<BTreeMap<(NodeId, Class), Arc<Link>>>,
+    pulse: Pulse,
+}
+
+impl Peers {
+    /// Knows nobody yet; see [`Peers::set_addresses`]. Starts the task that measures round trips,
+    /// which ends with the last clone.
+    pub fn new(me: Me) -> Self {
+        let peers = Self(Arc::new(Inner {
+            boot: AtomicU64::new(me.at.boot),
+            me,
+            addresses: ArcSwap::default(),
+            links: Mutex::default(),
+            pulse: Pulse::default(),
+        }));
+        pulse::start(&peers);
+        peers
+    }
+
+    /// Replaces the table of peer addresses (`host:port`). Connections to nodes that moved or went
+    /// are closed once their running exchanges are done.
+    pub fn set_addresses(&self, addresses: BTreeMap<NodeId, String>) {
+        let addresses: BTreeMap<NodeId, Arc<str>> = addresses
+            .into_iter()
+            .map(|(node, address)| (node, address.into()))
+            .collect();
+        self.links()
+            .retain(|(node, _), link| addresses.get(node) == Some(link.address()));
+        self.0.addresses.store(Arc::new(addresses));
+    }
+
+    /// The numbers of all nodes with a known address, this one excepted.
+    pub fn known(&self) -> Vec<NodeId> {
+        let own = self.0.me.at.node;
+        let addresses = self.0.addresses.load();
+        addresses.keys().copied().filter(|n| *n != own).collect()
+    }
+
+    /// This node took a new boot because it read of its own loss.
+    pub fn set_boot(&self, boot: u64) {
+        self.0.boot.fetch_max(boot, Ordering::Relaxed);
+    }
+
+    /// This node and its present boot.
+    pub fn at(&self) -> NodeBoot {
+        NodeBoot {
+            node: self.0.me.at.node,
+            boot: self.0.boot.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The smoothed round trip to a node; `None` while it does not answer.
+    pub fn rtt(&self, node: NodeId) -> Option<Duration> {
+        self.0.pulse.rtt(node)
+    }
+
+    /// Passes a message on to a sidecar that is attached to `to`. The envelope is filled in here.
+    pub fn pass(
+        &self,
+        to: NodeId,
+        mut request: pb::PassRequest,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<pb::PassReply, Unreachable>> {
+        request.envelope = Some(self.envelope());
+        self.call(to, Class::Rest, within, |channel| async move {
+            peer_client(channel).pass(request).await
+        })
+    }
+
+    /// Asks a node who it is, and measures the round trip. Another node at that address counts as
+    /// unreachable.
+    pub async fn ping(&self, to: NodeId, within: Duration) -> Result<Duration, Unreachable> {
+        let request = pb::PingRequest {
+            envelope: Some(self.envelope()),
+        };
+        let (reply, took) = self
+            .call(to, Class::Raft, within, |channel| async move {
+                let sent = clock::now();
+                let reply = peer_client(channel).ping(request).await?.into_inner();
+                Ok(Response::new((reply, sent.elapsed())))
+            })
+            .await?;
+        if reply.node != u64::from(to.0) {
+            return Err(Unreachable {
+                node: to,
+                cause: format!("its address is answered by node {}", reply.node),
+                unsent: false,
+            });
+        }
+        Ok(took)
+    }
+
+    fn envelope(&self) -> pb::Envelope {
+        let at = self.at();
+        pb::Envelope {
+            cluster: self.0.me.cluster.to_vec().into(),
+            node: u64::from(at.node.0),
+            boot: at.boot,
+            ..pb::Envelope::default()
+        }
+    }
+
+    /// One exchange over the kept connection of this class; the span covers dialing and answer.
+    fn call<R, F>(
+        &self,
+        to: NodeId,
+        class: Class,
+        within: Duration,
+        send: impl FnOnce(Channel) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<R, Unreachable>>
+    where
+        R: Send + 'static,
+        F: Future<Output = Result<Response<R>, Status>> + Send + 'static,
+    {
+        let link = self.link(to, class);
+        async move {
+            let deadline = clock::now() + within;
+            let channel = link?.channel(deadline).await.map_err(|cause| Unreachable {
+                node: to,
+                cause,
+                unsent: true,
+            })?;
+            match timeout_at(deadline, send(channel)).await {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => Err(unreachable(to, &status)),
+                Err(_) => Err(Unreachable {
+                    node: to,
+                    cause: format!("no answer within {within:?}"),
+                    unsent: false,
+                }),
+            }
+        }
+        .boxed()
+    }
+
+    fn link(&self, to: NodeId, class: Class) -> Result<Arc<Link>, Unreachable> {
+        let addresses = self.0.addresses.load();
+        let address = addresses.get(&to).ok_or_else(|| Unreachable {
+            node: to,
+            cause: "its address is not known".into(),
+            unsent: true,
+        })?;
+        let mut links = self.links();
+        let link = links
+            .entry((to, class))
+            .or_insert_with(|| Link::open(address.clone()));
+        if link.address() != address {
+            *link = Link::open(address.clone());
+        }
+        Ok(link.clone())
+    }
+
+    fn links(&self) -> std::sync::MutexGuard<'_, BTreeMap<(NodeId, Class), Arc<Link>>> {
+        self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn peer_client(channel: Channel) -> pb::peer_client::PeerClient<Channel> {
+    pb::peer_client::PeerClient::new(channel)
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX)
+}
+
+/// What a failed exchange means. Only an error that arose before the request was handed to a
+/// connection counts as unsent: it failed to connect, or the connection closed with the request
+/// still in its queue.
+fn unreachable(node: NodeId, status: &Status) -> Unreachable {
+    let mut unsent = false;
+    let mut source = status.source();
+    while let Some(error) = source {
+        unsent |= error.is::<tonic::ConnectError>()
+            || error
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(hyper::Error::is_canceled);
+        source = error.source();
+    }
+    Unreachable {
+        node,
+        cause: format!("{:?}: {}", status.code(), status.message()),
+        unsent,
+    }
+}

@@ -1,0 +1,133 @@
+//! The other end: answers what other nodes ask.
+//!
+//! Every request names the cluster in its envelope; one of another cluster is refused before
+//! anything looks at the rest, whether it came by a wrong address or by a wrong configuration.
+
+use super::{
+    CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_MAX, Me, Peers, STREAM_WINDOW,
+};
+use crate::net::TcpListener;
+use futures::future::BoxFuture;
+use pb::pass_reply::Outcome;
+use pb::peer_server::{Peer, PeerServer};
+use pontoon_proto::id::WorkerId;
+use pontoon_proto::peer as pb;
+use pontoon_proto::worker::NodeMessage;
+use prost::Message as _;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Error, Server};
+use tonic::{Request, Response, Status};
+
+/// How many exchanges one other node may have under way here: its forwarded proposals are batched,
+/// so this is far above what it needs and far below what hurts (about 2 KiB each).
+const STREAMS_MAX: u32 = 4096;
+
+/// How long running exchanges may go on after the order to stop; append streams never end by
+/// themselves.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// The longest that a passed-on `end_session` may wait for its confirmation here, whatever was asked.
+const CONFIRM_MAX: Duration = Duration::from_secs(30);
+
+/// Hands a message to a sidecar that is attached to this node, and waits for the confirmation when a
+/// span is given.
+pub type PassHandler = Arc<
+    dyn Fn(WorkerId, NodeMessage, Option<Duration>) -> BoxFuture<'static, Outcome> + Send + Sync,
+>;
+
+/// Serves other nodes until `stop` is cancelled.
+///
+/// # Errors
+///
+/// When the listener breaks; a broken connection is not an error.
+pub async fn serve(
+    listener: TcpListener,
+    peers: Peers,
+    pass: PassHandler,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let peer = PeerServer::new(Answers { peers, pass });
+    let serving = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_local_error_reset_streams(None)
+        .add_service(
+            peer.max_decoding_message_size(MESSAGE_MAX)
+                .max_encoding_message_size(MESSAGE_MAX),
+        )
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.clone().cancelled_owned(),
+        );
+    let cut = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        result = serving => result,
+        () = cut => Ok(()),
+    }
+}
+
+impl Me {
+    /// Refuses a message that is not of this cluster.
+    fn admit(&self, envelope: Option<&pb::Envelope>) -> Result<(), Status> {
+        match envelope {
+            Some(envelope) if envelope.cluster[..] == self.cluster => Ok(()),
+            Some(_) => Err(Status::failed_precondition(format!(
+                "node {} belongs to another cluster: the two sides differ in their join token or \
+                 in their list of first members",
+                self.name
+            ))),
+            None => Err(Status::invalid_argument("the message has no envelope")),
+        }
+    }
+}
+
+/// Who this node is, and its attached sidecars.
+struct Answers {
+    peers: Peers,
+    pass: PassHandler,
+}
+
+#[tonic::async_trait]
+impl Peer for Answers {
+    async fn ping(
+        &self,
+        request: Request<pb::PingRequest>,
+    ) -> Result<Response<pb::PingReply>, Status> {
+        let me = &self.peers.0.me;
+        me.admit(request.get_ref().envelope.as_ref())?;
+        let at = self.peers.at();
+        Ok(Response::new(pb::PingReply {
+            name: me.name.clone(),
+            node: u64::from(at.node.0),
+            boot: at.boot,
+            cluster: me.cluster.to_vec().into(),
+        }))
+    }
+
+    async fn pass(
+        &self,
+        request: Request<pb::PassRequest>,
+    ) -> Result<Response<pb::PassReply>, Status> {
+        let request = request.into_inner();
+        self.peers.0.me.admit(request.envelope.as_ref())?;
+        let worker = WorkerId::from_slice(&request.worker)
+            .ok_or_else(|| Status::invalid_argument("a worker id has 16 bytes"))?;
+        let message = NodeMessage::decode(request.message)
+            .map_err(|error| Status::invalid_argument(format!("not a NodeMessage: {error}")))?;
+        let wait =
+            (request.wait_ms > 0).then(|| Duration::from_millis(request.wait_ms).min(CONFIRM_MAX));
+        let outcome = (self.pass)(worker, message, wait).await;
+        Ok(Response::new(pb::PassReply {
+            outcome: outcome.into(),
+        }))
+    }
+}
