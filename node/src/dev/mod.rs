@@ -1,1 +1,3 @@
 //! A whole cluster on this machine.
+
+pub mod leash;

@@ -1,0 +1,86 @@
+//! The ops port's answers, without a socket.
+
+use super::*;
+use http_body_util::BodyExt;
+use ready::DirectoryFacts;
+
+fn sources(alive: Result<(), String>, connected: bool) -> Sources {
+    let group = move |name: &str, directory| GroupFacts {
+        name: name.to_owned(),
+        leader: Some("a".to_owned()),
+        connected,
+        applied: 12,
+        directory,
+        ..Default::default()
+    };
+    Sources {
+        alive: Arc::new(move || alive.clone()),
+        facts: Arc::new(move || Facts {
+            listening: true,
+            draining: false,
+            groups: vec![
+                group("catalog", None),
+                group(
+                    "us-east",
+                    Some(DirectoryFacts {
+                        sessions_held: 4,
+                        ..Default::default()
+                    }),
+                ),
+            ],
+            groups_expected: 2,
+        }),
+        metrics: Arc::new(Metrics::new(&[], &[])),
+    }
+}
+
+async fn get(path: &str, sources: &Sources) -> (u16, String) {
+    let response = respond(&Method::GET, path, sources, &Readiness::default());
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn o_liv_1_livez_says_why_not() {
+    let alive = get("/livez", &sources(Ok(()), true)).await;
+    assert_eq!(alive, (200, "{\"alive\":true}\n".to_owned()));
+    let (status, text) = get("/livez", &sources(Err("disk stuck".to_owned()), true)).await;
+    assert_eq!(status, 503);
+    assert!(text.contains("disk stuck"), "{text}");
+}
+
+#[tokio::test]
+async fn o_liv_1_readyz_says_why_not() {
+    let (status, text) = get("/readyz", &sources(Ok(()), true)).await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        text,
+        "{\"ready\":true,\"opens_available\":true,\"why_not\":[]}\n"
+    );
+    let (status, text) = get("/readyz", &sources(Ok(()), false)).await;
+    assert_eq!(status, 503);
+    assert!(text.contains("us-east: no beat"), "{text}");
+}
+
+#[tokio::test]
+async fn metrics_show_groups_and_sessions() {
+    let (status, text) = get("/metrics", &sources(Ok(()), true)).await;
+    assert_eq!(status, 200);
+    for line in [
+        "pontoon_group_applied_index{group=\"catalog\"} 12",
+        "pontoon_sessions{region=\"us-east\",state=\"held\"} 4",
+        "pontoon_slots_free{region=\"us-east\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_are_refused() {
+    let sources = sources(Ok(()), true);
+    assert_eq!(get("/", &sources).await.0, 404);
+    let response = respond(&Method::POST, "/readyz", &sources, &Readiness::default());
+    assert_eq!(response.status(), 405);
+    assert_eq!(response.headers()["allow"], "GET, HEAD");
+}
