@@ -222,7 +222,9 @@ impl Table {
             };
         };
         let age = now.saturating_sub(entry.minted);
-        let stranger = presented.worker.is_some_and(|worker| worker != entry.worker);
+        let stranger = presented
+            .worker
+            .is_some_and(|worker| worker != entry.worker);
         let verdict = if entry.id != presented.id || stranger {
             Err(Refusal::WrongId)
         } else if age > LIFE {
@@ -332,7 +334,14 @@ mod tests {
 
     #[test]
     fn garbage_is_not_a_ticket() {
-        for text in ["", "ptt_", "Bearer", "ptt_zz", &"ptt_".repeat(17), &"é".repeat(34)] {
+        for text in [
+            "",
+            "ptt_",
+            "Bearer",
+            "ptt_zz",
+            &"ptt_".repeat(17),
+            &"é".repeat(34),
+        ] {
             assert_eq!(Ticket::parse(text), None, "{text}");
         }
     }
@@ -399,7 +408,11 @@ mod tests {
         let mut table = Table::new(ISSUER);
         for n in 0..TABLE_MAX as u128 {
             let nonce = n.to_be_bytes();
-            assert!(table.mint(Duration::ZERO, nonce, id(1), worker(1)).is_some());
+            assert!(
+                table
+                    .mint(Duration::ZERO, nonce, id(1), worker(1))
+                    .is_some()
+            );
         }
         let nonce = u128::MAX.to_be_bytes();
         let later = Duration::from_secs(61);

@@ -1,28 +1,91 @@
 //! Tunnels: authenticated byte streams, dialed by sidecars, on which we are the HTTP client.
 //!
-//! [`Tunnels::obtain`] gives a connection the parked tunnel of its session, or asks the sidecar for a
-//! new one: a ticket is minted, `OpenTunnel` is passed to a node where the sidecar is attached, the
-//! sidecar's CONNECT arrives at [`accept`], and the stream is handed to whoever waits for it.
+//! [`Tunnels::obtain`] gives a connection the parked tunnel of its session ([`pool`]), or asks the
+//! sidecar for a new one ([`open`]): a ticket is minted at the [`desk`], `OpenTunnel` is passed to a
+//! node where the sidecar is attached ([`attach`], [`sidecars`]), the sidecar's CONNECT arrives at
+//! [`accept`], and the stream is handed to whoever waits for it. [`driver`] then runs it until it
+//! ends for one of the reasons in [`close`]. [`watch`] acts on what the directories say.
+//!
+//! Left out so far: CONNECTs that land on another node than the one that issued the ticket are
+//! refused, not relayed; the urls in `OpenTunnel` name only the entry node.
+
+mod accept;
+mod attach;
+pub mod close;
+mod control;
+mod desk;
+mod directories;
+mod driver;
+mod head;
+mod metrics;
+mod open;
+mod pool;
+mod prefixed;
+mod pulse;
+mod sidecars;
+mod watch;
+
+pub use accept::serve;
+pub use directories::{Directories, Grant, KeyRefused, Unanswered, WorkerView};
+pub use prefixed::{ByteStream, Prefixed};
+pub use sidecars::{PassOutcome, Sidecars};
+pub use watch::end_session;
 
 use crate::session::Target;
+use crate::tasks;
 use bytes::Bytes;
+use close::CloseReason;
+use driver::Life;
+use futures::future::BoxFuture;
+use pontoon_proto::id::{NodeBoot, NodeId, RequestId};
+use pontoon_proto::peer::{PassReply, PassRequest};
+use pontoon_raft::group::network::Unreachable;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A live tunnel to a session's worker, in use by one client connection at a time.
+///
+/// When the last clone is dropped without having been parked, and its calls are done, the tunnel
+/// closes.
 #[derive(Clone)]
 pub struct Tunnel {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     sender: h2::client::SendRequest<Bytes>,
+    life: Arc<Life>,
 }
 
 impl Tunnel {
-    /// The HTTP/2 side: wait until it is ready, then send a request.
-    pub fn h2(&self) -> h2::client::SendRequest<Bytes> {
-        self.sender.clone()
+    fn new(sender: h2::client::SendRequest<Bytes>, life: Arc<Life>) -> Self {
+        let inner = Arc::new(Inner { sender, life });
+        Self { inner }
     }
 
-    /// Whether the tunnel can still carry a call.
+    /// The HTTP/2 side: wait until it is ready, then send a request.
+    pub fn h2(&self) -> h2::client::SendRequest<Bytes> {
+        self.inner.sender.clone()
+    }
+
+    /// Whether the tunnel can still carry a new call.
     pub fn is_live(&self) -> bool {
-        false
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let refused = matches!(
+            self.inner.sender.clone().poll_ready(&mut cx),
+            std::task::Poll::Ready(Err(_))
+        );
+        self.inner.life.is_live() && !refused
+    }
+
+    fn life(&self) -> &Arc<Life> {
+        &self.inner.life
+    }
+
+    fn is(&self, other: &Tunnel) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 
@@ -37,19 +100,110 @@ pub enum LinkError {
     NoDial,
 }
 
+/// Passes a message for a sidecar on to another node, within a span.
+pub type Passer = Arc<
+    dyn Fn(NodeId, PassRequest, Duration) -> BoxFuture<'static, Result<PassReply, Unreachable>>
+        + Send
+        + Sync,
+>;
+
+/// What the tunnels of a node are made of.
+pub struct Parts {
+    /// The replicated state.
+    pub directories: Arc<dyn Directories>,
+    /// The way to sidecars that are attached to other nodes.
+    pub passer: Passer,
+    /// host:port of this node's worker port, as sidecars reach it.
+    pub advertised: String,
+    /// The cluster's id, told to sidecars.
+    pub cluster: [u8; 16],
+    /// This node's name, told to sidecars.
+    pub name: String,
+    /// Cancelled when the node stops: control streams and tunnels close.
+    pub stop: CancellationToken,
+}
+
 /// The tunnels of this node.
 #[derive(Clone)]
-pub struct Tunnels {}
+pub struct Tunnels(Arc<Shared>);
+
+struct Shared {
+    directories: Arc<dyn Directories>,
+    passer: Passer,
+    advertised: String,
+    cluster: [u8; 16],
+    name: String,
+    stop: CancellationToken,
+    sidecars: Sidecars,
+    desk: desk::Desk,
+    pool: pool::Pool,
+    /// Numbers the control streams of this node's life.
+    streams: AtomicU64,
+}
+
+impl Shared {
+    fn at(&self) -> NodeBoot {
+        *self.directories.boots().borrow()
+    }
+}
 
 impl Tunnels {
+    /// The tunnels of a node, and the task that keeps them in step with the directories.
+    pub fn start(parts: Parts) -> Self {
+        metrics::init();
+        let at = *parts.directories.boots().borrow();
+        let tunnels = Self(Arc::new(Shared {
+            directories: parts.directories,
+            passer: parts.passer,
+            advertised: parts.advertised,
+            cluster: parts.cluster,
+            name: parts.name,
+            stop: parts.stop,
+            sidecars: Sidecars::default(),
+            desk: desk::Desk::new(at),
+            pool: pool::Pool::default(),
+            streams: AtomicU64::new(0),
+        }));
+        let watch = watch::run(tunnels.clone());
+        tasks::spawn(tasks::Kind::Critical, "tunnels-watch", watch);
+        tunnels
+    }
+
     /// The session's parked tunnel if it lives, else a new one, within a bound.
-    pub async fn obtain(&self, _target: &Target, _within: Duration) -> Result<Tunnel, LinkError> {
-        Err(LinkError::NotAttached)
+    pub async fn obtain(&self, target: &Target, within: Duration) -> Result<Tunnel, LinkError> {
+        if let Some(tunnel) = self.0.pool.take(target) {
+            return Ok(tunnel);
+        }
+        open::dial(&self.0, target, within).await
     }
 
     /// Gives a tunnel back when its client connection closed; it waits with its session.
-    pub fn park(&self, _target: &Target, _tunnel: Tunnel) {}
+    /// One that is not this session's is let go of, and closes.
+    pub fn park(&self, target: &Target, tunnel: Tunnel) {
+        if tunnel.life().target.id == target.id {
+            self.0.pool.park(tunnel);
+        }
+    }
 
     /// Closes what this node holds for a session.
-    pub fn end(&self, _id: pontoon_proto::id::RequestId) {}
+    pub fn end(&self, id: RequestId) {
+        self.0.pool.end(id, CloseReason::SessionEnded);
+    }
+
+    /// The sidecars that are attached to this node.
+    pub fn sidecars(&self) -> &Sidecars {
+        &self.0.sidecars
+    }
+
+    fn desk(&self) -> &desk::Desk {
+        &self.0.desk
+    }
+
+    fn stop(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
+    fn next_stream(&self) -> u64 {
+        self.0.streams.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }

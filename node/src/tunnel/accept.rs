@@ -1,0 +1,139 @@
+//! The worker port: takes connections, tells by their first bytes what they are, and serves them.
+//!
+//! Control streams (HTTP/2) go to the gRPC service in [`super::attach`]; CONNECTs are judged here and
+//! handed to whoever waits for them.
+
+use super::Tunnels;
+use super::attach::Attach;
+use super::desk::Incoming;
+use super::head::{self, HEAD_MAX, Parsed, Protocol, Refusal, Request};
+use super::prefixed::Prefixed;
+use crate::net::{TcpListener, TcpStream};
+use crate::tasks;
+use bytes::BytesMut;
+use pontoon_proto::worker::worker_server::WorkerServer;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// How long a connection may take to show what it is, and to complete its head.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// How many connections may be in their first bytes at once; more wait in the listener's backlog.
+/// Each costs a head's buffer, so 64 MiB at worst.
+const UNKNOWN_MAX: usize = 4096;
+
+/// How long and how much a refused peer may still send, so that closing does not reset the
+/// connection before it has read the answer.
+const LINGER: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
+
+/// How long to pause when the machine is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// HTTP/2 connections on their way to the gRPC server.
+const ATTACHING_MAX: usize = 64;
+
+type Control = mpsc::Sender<io::Result<Prefixed<TcpStream>>>;
+
+/// Serves the worker port until the node stops.
+pub async fn serve(listener: TcpListener, tunnels: Tunnels) {
+    let (control, attaching) = mpsc::channel(ATTACHING_MAX);
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(16)
+        .http2_max_header_list_size(HEAD_MAX as u32)
+        .add_service(WorkerServer::new(Attach::new(tunnels.clone())))
+        .serve_with_incoming(ReceiverStream::new(attaching));
+    let stop = tunnels.stop().clone();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        result = server => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the control service of the worker port has ended");
+            }
+        }
+        () = accept(listener, control, tunnels) => {}
+    }
+}
+
+async fn accept(listener: TcpListener, control: Control, tunnels: Tunnels) {
+    let unknown = Arc::new(Semaphore::new(UNKNOWN_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&unknown).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the worker port could not take a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (control, tunnels) = (control.clone(), tunnels.clone());
+        tasks::spawn(tasks::Kind::Worker, "worker-connection", async move {
+            let _or_timed_out =
+                tokio::time::timeout(HEAD_WITHIN + LINGER.0, greet(stream, &control, &tunnels))
+                    .await;
+            drop(permit);
+        });
+    }
+}
+
+async fn greet(mut stream: TcpStream, control: &Control, tunnels: &Tunnels) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut read = BytesMut::with_capacity(1024);
+    let parsed = tokio::time::timeout(HEAD_WITHIN, read_head(&mut stream, &mut read)).await??;
+    match parsed {
+        None => {
+            let stream = Prefixed::new(read.freeze(), stream);
+            let _or_stopping = control.send(Ok(stream)).await;
+            Ok(())
+        }
+        Some(Parsed::Complete(Request::Health, _)) => answer(stream, &head::healthy()).await,
+        Some(Parsed::Complete(Request::Connect { ticket, id, worker }, length)) => {
+            let behind = read.split_off(length).freeze();
+            let Ok(waiter) = tunnels.desk().present(&ticket, id, worker) else {
+                return answer(stream, &Refusal::InvalidAuth.answer()).await;
+            };
+            stream.write_all(head::CONNECTED.as_bytes()).await?;
+            let incoming: Incoming = match behind.is_empty() {
+                true => Box::new(stream),
+                false => Box::new(Prefixed::new(behind, stream)),
+            };
+            // Whoever waited has just given up: the sidecar sees its tunnel close.
+            let _or_gone = waiter.send(incoming);
+            Ok(())
+        }
+        Some(Parsed::Refused(refusal)) => answer(stream, &refusal.answer()).await,
+        Some(Parsed::Incomplete) => Ok(()),
+    }
+}
+
+/// Reads until it is clear what this is: `None` for HTTP/2. `Incomplete` when the peer closed.
+async fn read_head(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Parsed>> {
+    loop {
+        match head::protocol(read) {
+            Protocol::Http2 => return Ok(None),
+            Protocol::Unclear => {}
+            Protocol::Http1 => match head::parse(read) {
+                Parsed::Incomplete => {}
+                parsed => return Ok(Some(parsed)),
+            },
+        }
+        if stream.read_buf(read).await? == 0 {
+            return Ok(Some(Parsed::Incomplete));
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut rest = stream.take(LINGER.1);
+    let _or_timed_out =
+        tokio::time::timeout(LINGER.0, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    Ok(())
+}

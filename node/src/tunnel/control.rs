@@ -1,0 +1,266 @@
+//! An attached sidecar's control stream: pings, what it reports, and what it must let go of.
+//!
+//! What a sidecar reports about itself is kept as a level and compared with the replica, not
+//! proposed once: a proposal that got lost is made again, and one node's late word does not stand
+//! against another's newer one for longer than a look.
+
+use super::attach::{ASK_WITHIN, Introduced, No, PING_EVERY, SILENCE_MAX, say, verdict};
+use super::close::printable;
+use super::sidecars::{Place, Sender, Word};
+use super::{Tunnels, watch};
+use crate::clock;
+use pontoon_proto::id::{NodeBoot, RequestId};
+use pontoon_proto::worker::refused::Reason;
+use pontoon_proto::worker::sidecar_message::Message;
+use pontoon_proto::worker::{
+    EndSession, HeldSession, NodeList, Ping, SidecarMessage, node_message,
+};
+use pontoon_raft::directory::command::{AttachRefusal, Command, DrainReason, Reply};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tonic::Streaming;
+
+/// How often what the replica shows is compared with what the sidecar says.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the attach itself is checked, and the node list sent if it changed.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// A control stream after its hello.
+pub(super) struct Control {
+    tunnels: Tunnels,
+    worker: Introduced,
+    number: u64,
+    sender: Sender,
+    _place: Place,
+    /// The boot under which the attach was last proposed.
+    attached: Option<NodeBoot>,
+    /// What the sidecar wants of its worker's drain reasons.
+    drains: BTreeMap<DrainReason, bool>,
+    nodes: Vec<pontoon_proto::worker::NodeAddress>,
+}
+
+impl Drop for Control {
+    /// The detach is proposed whatever ended the stream, a panic included.
+    fn drop(&mut self) {
+        let Some(at) = self.attached else { return };
+        let detach = Command::DetachWorker {
+            worker: self.worker.worker,
+            at,
+            stream: self.number,
+        };
+        watch::insist(&self.tunnels, self.worker.region, detach);
+    }
+}
+
+impl Control {
+    pub(super) fn new(
+        tunnels: Tunnels,
+        worker: Introduced,
+        number: u64,
+        sender: Sender,
+        place: Place,
+    ) -> Self {
+        let nodes = tunnels.0.directories.nodes();
+        Self {
+            tunnels,
+            worker,
+            number,
+            sender,
+            _place: place,
+            attached: None,
+            drains: BTreeMap::new(),
+            nodes,
+        }
+    }
+
+    pub(super) fn worker(&self) -> &Introduced {
+        &self.worker
+    }
+
+    /// Makes the attach count, under the node's present boot.
+    pub(super) async fn attach(&mut self) -> Result<(), No> {
+        let at = self.tunnels.0.at();
+        self.attached = Some(at);
+        let command = self.worker.attach(at, self.number);
+        let reply = self
+            .tunnels
+            .0
+            .directories
+            .propose(self.worker.region, command, ASK_WITHIN)
+            .await;
+        if matches!(reply, Ok(Reply::AttachRefused(AttachRefusal::StaleNode))) {
+            self.attached = None;
+        }
+        verdict(reply)
+    }
+
+    /// Runs until the stream ends; gives the reason when this node refuses to go on.
+    pub(super) async fn run(mut self, mut inbound: Streaming<SidecarMessage>) -> Option<No> {
+        let (worker, stream) = (self.worker.worker, self.number);
+        tracing::info!(%worker, stream, name = self.worker.name, "a sidecar has attached");
+        let (cause, refused) = match self.turn(&mut inbound).await {
+            Ok(cause) => (cause, None),
+            Err(no) => ("refused", Some(no)),
+        };
+        tracing::info!(%worker, stream, cause, "a sidecar's control stream has ended");
+        refused
+    }
+
+    async fn turn(&mut self, inbound: &mut Streaming<SidecarMessage>) -> Result<&'static str, No> {
+        let mut boots = self.tunnels.0.directories.boots();
+        let stop = self.tunnels.stop().clone();
+        let start = clock::now();
+        let mut ping = ticker(start, PING_EVERY);
+        let mut look = ticker(start, LOOK_EVERY);
+        let mut check = ticker(start, CHECK_EVERY);
+        let (mut heard, mut nonce) = (start, 0u64);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok("the node stops"),
+                () = self.sender.closed() => return Ok("the sidecar closed it"),
+                () = sleep_until(heard + PING_EVERY + SILENCE_MAX) => return Ok("silence"),
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        heard = clock::now();
+                        if let Some(cause) = self.hear(message) {
+                            return Ok(cause);
+                        }
+                    }
+                    Ok(None) => return Ok("the sidecar closed it"),
+                    Err(_) => return Ok("the stream broke"),
+                },
+                Ok(()) = boots.changed() => {
+                    self.tunnels.desk().rise(*boots.borrow_and_update());
+                    self.attach().await?;
+                }
+                _ = ping.tick() => {
+                    nonce += 1;
+                    say(&self.sender, node_message::Message::Ping(Ping { nonce }));
+                }
+                _ = look.tick() => self.compare(),
+                _ = check.tick() => self.check().await?,
+            }
+        }
+    }
+
+    /// Takes one message; gives a cause when it ends the stream.
+    fn hear(&mut self, message: SidecarMessage) -> Option<&'static str> {
+        match message.message? {
+            Message::Hello(_) => return Some("a second hello"),
+            Message::Pong(_) => {}
+            Message::SessionEnded(ended) => self.said(&ended.request_id, Word::Ended),
+            Message::DialFailed(failed) => {
+                let cause = printable(&failed.cause);
+                tracing::info!(worker = %self.worker.worker, cause, "a sidecar could not dial");
+                self.said(&failed.request_id, Word::NoDial);
+            }
+            Message::Health(health) => {
+                self.drains.insert(DrainReason::Health, !health.serving);
+                self.compare();
+            }
+            Message::Draining(_) => {
+                self.drains.insert(DrainReason::Sidecar, true);
+                self.compare();
+            }
+            Message::WorkerDead(dead) => {
+                let worker = self.worker.worker;
+                let cause = printable(&dead.cause);
+                tracing::info!(%worker, cause, "a sidecar says that its worker is dead");
+                let command = Command::WorkerDead { worker };
+                watch::insist(&self.tunnels, self.worker.region, command);
+                return Some("the worker is dead");
+            }
+            Message::Holding(holding) => self.hold(holding.held),
+        }
+        None
+    }
+
+    fn said(&self, id: &[u8], word: Word) {
+        if let Some(id) = RequestId::from_slice(id) {
+            self.tunnels.sidecars().said(self.worker.worker, id, word);
+        }
+    }
+
+    /// Proposes the drain reasons in which the replica and the sidecar differ.
+    fn compare(&self) {
+        let (worker, region) = (self.worker.worker, self.worker.region);
+        let Some(view) = self.tunnels.0.directories.worker(region, worker) else {
+            return;
+        };
+        for (&reason, &on) in &self.drains {
+            if view.draining.contains(&reason) != on {
+                let command = Command::DrainWorker { worker, reason, on };
+                watch::suggest(&self.tunnels, region, command);
+            }
+        }
+    }
+
+    /// The replica should show this very attach. When it does not, it may be behind, or the attach
+    /// is gone: proposing it again is right in both cases, and tells whether the worker is lost.
+    async fn check(&mut self) -> Result<(), No> {
+        let directories = &self.tunnels.0.directories;
+        let nodes = directories.nodes();
+        let view = directories.worker(self.worker.region, self.worker.worker);
+        if nodes != self.nodes {
+            self.nodes.clone_from(&nodes);
+            say(
+                &self.sender,
+                node_message::Message::Nodes(NodeList { nodes }),
+            );
+        }
+        let shown = self
+            .attached
+            .is_some_and(|at| view.is_some_and(|view| view.attached.contains(&(at, self.number))));
+        if shown {
+            return Ok(());
+        }
+        match self.attach().await {
+            Err((Reason::Unavailable, _)) => Ok(()),
+            told => told,
+        }
+    }
+
+    /// Tells the sidecar to let go of what the home group does not bind to it any more. What the
+    /// replica shows as bound is; about the rest a linearizable read decides.
+    fn hold(&self, held: Vec<HeldSession>) {
+        let (worker, region) = (self.worker.worker, self.worker.region);
+        let directories = &self.tunnels.0.directories;
+        let strays: Vec<(RequestId, u64)> = held
+            .iter()
+            .filter_map(|h| Some((RequestId::from_slice(&h.request_id)?, h.binding_index)))
+            .filter(|(id, index)| {
+                let binding = directories.binding(region, *id);
+                binding.map(|b| (b.worker, b.index)) != Some((worker, *index))
+            })
+            .collect();
+        if strays.is_empty() {
+            return;
+        }
+        let (tunnels, sender) = (self.tunnels.clone(), self.sender.clone());
+        let ask = async move {
+            let directories = &tunnels.0.directories;
+            let Ok(bound) = directories.bound(region, worker, ASK_WITHIN).await else {
+                return;
+            };
+            for (id, index) in strays {
+                if !bound.iter().any(|(b, at)| (*b, at.index) == (id, index)) {
+                    let end = EndSession {
+                        request_id: id.to_bytes().to_vec().into(),
+                        binding_index: index,
+                        reason: "gone".to_owned(),
+                    };
+                    say(&sender, node_message::Message::EndSession(end));
+                }
+            }
+        };
+        crate::tasks::spawn(crate::tasks::Kind::Worker, "sidecar-reconcile", ask);
+    }
+}
+
+fn ticker(start: Instant, every: Duration) -> tokio::time::Interval {
+    let mut ticker = interval_at(start + every, every);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}

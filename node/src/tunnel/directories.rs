@@ -1,0 +1,101 @@
+//! What tunnels need of the replicated state: one face for the region groups and the catalog.
+//!
+//! The node's cluster implements it; the tests of this folder and of the sidecar have a second one in
+//! memory, so that the whole of both runs over real sockets without a consensus group.
+
+use pontoon_proto::id::{NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId};
+use pontoon_proto::worker as pb;
+use pontoon_raft::directory::command::{Binding, Command, DrainReason, Effect, Reply};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::{broadcast, watch};
+
+/// What a worker key allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The account.
+    pub tenant: TenantId,
+    /// The function.
+    pub function: pontoon_proto::id::FunctionId,
+    /// The only version that it may attach workers of.
+    pub version: VersionId,
+    /// That version's slots per worker.
+    pub slots: u32,
+}
+
+/// Why a worker key got no grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRefused {
+    /// Unknown, revoked, expired or of another kind; certain, by a linearizable read.
+    Key,
+    /// The key is good, but its version does not exist.
+    Version,
+    /// The catalog can't be asked.
+    Unavailable,
+}
+
+/// No answer: nothing is known, a proposal may or may not have been applied. Everything that is
+/// proposed here is idempotent, so the answer to it is to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the group gave no answer in time")]
+pub struct Unanswered;
+
+/// One worker, as a replica shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerView {
+    /// At which nodes its sidecar is attached: boot, and number of the control stream.
+    pub attached: Vec<(NodeBoot, u64)>,
+    /// Why it gets no new sessions.
+    pub draining: BTreeSet<DrainReason>,
+}
+
+/// The directories of all regions and the catalog, as one node sees them.
+#[tonic::async_trait]
+pub trait Directories: Send + Sync + 'static {
+    /// This node's present life, and later ones.
+    fn boots(&self) -> watch::Receiver<NodeBoot>;
+
+    /// What a worker key allows. One that the local replica does not know is looked up by a
+    /// linearizable read before it is refused.
+    async fn worker_key(&self, secret: &str) -> Result<Grant, KeyRefused>;
+
+    /// The number of a region; `None` only when a linearizable read does not know it either.
+    async fn region(&self, name: &str) -> Result<Option<RegionId>, Unanswered>;
+
+    /// The regions whose groups this node has a replica of.
+    fn regions(&self) -> Vec<RegionId>;
+
+    /// The generation of a region's group; 0 when it is not known here.
+    fn generation(&self, region: RegionId) -> u64;
+
+    /// Proposes to a region's group.
+    async fn propose(
+        &self,
+        region: RegionId,
+        command: Command,
+        within: Duration,
+    ) -> Result<Reply, Unanswered>;
+
+    /// The live sessions that are bound to a worker, by a linearizable read.
+    async fn bound(
+        &self,
+        region: RegionId,
+        worker: WorkerId,
+        within: Duration,
+    ) -> Result<Vec<(RequestId, Binding)>, Unanswered>;
+
+    /// Where a live session is bound, by the local replica; a hint.
+    fn binding(&self, region: RegionId, id: RequestId) -> Option<Binding>;
+
+    /// A worker by the local replica; `None` when it is not known there, or lost.
+    fn worker(&self, region: RegionId, worker: WorkerId) -> Option<WorkerView>;
+
+    /// The workers that are attached to a node by the local replica.
+    fn attached_at(&self, region: RegionId, node: NodeId) -> Vec<(WorkerId, NodeBoot, u64)>;
+
+    /// Hints of what changes in a region, from now on.
+    fn effects(&self, region: RegionId) -> Option<broadcast::Receiver<Effect>>;
+
+    /// The nodes that sidecars may attach to.
+    fn nodes(&self) -> Vec<pb::NodeAddress>;
+}

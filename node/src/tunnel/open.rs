@@ -1,0 +1,162 @@
+//! A new tunnel: a ticket, an `OpenTunnel` passed to where the sidecar is attached, and the wait for
+//! its CONNECT.
+
+use super::desk::Waiting;
+use super::sidecars::PassOutcome;
+use super::{LinkError, Shared, Tunnel, driver};
+use crate::clock;
+use crate::session::Target;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use pontoon_proto::id::{NodeId, WorkerId};
+use pontoon_proto::peer::PassRequest;
+use pontoon_proto::worker::{NodeMessage, OpenTunnel, node_message};
+use prost::Message as _;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// How long one node may take with an `OpenTunnel` before the next one is asked as well: above a
+/// round trip around the world.
+const STAGGER: Duration = Duration::from_millis(400);
+
+/// How long to wait before looking again where the sidecar is attached.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Dials a tunnel for a session, within a bound.
+pub(super) async fn dial(
+    shared: &Shared,
+    target: &Target,
+    within: Duration,
+) -> Result<Tunnel, LinkError> {
+    let deadline = clock::now() + within;
+    let dialing = shared.pool.dialing(target.id);
+    let mut waiting = shared
+        .desk
+        .register(target.id, target.binding.worker)
+        .ok_or(LinkError::NoDial)?;
+    let message = open_tunnel(shared, target, &waiting);
+    let stream = tokio::select! {
+        biased;
+        stream = &mut waiting.stream => stream.map_err(|_| LinkError::NoDial)?,
+        error = pass(shared, target, &message, deadline) => return Err(error),
+        () = sleep_until(deadline) => return Err(last_word(shared, target)),
+    };
+    driver::start(&shared.pool, dialing, *target, stream)
+        .await
+        .ok_or(LinkError::NoDial)
+}
+
+fn open_tunnel(shared: &Shared, target: &Target, waiting: &Waiting) -> NodeMessage {
+    NodeMessage {
+        message: Some(node_message::Message::OpenTunnel(OpenTunnel {
+            request_id: target.id.to_bytes().to_vec().into(),
+            generation: target.generation,
+            binding_index: target.binding.index,
+            slot: target.binding.slot,
+            ticket: waiting.ticket.encode(),
+            urls: vec![shared.advertised.clone()],
+            worker_id: target.binding.worker.to_bytes().to_vec().into(),
+        })),
+    }
+}
+
+/// Gets the message to the sidecar; returns only when there is no use in waiting on.
+async fn pass(
+    shared: &Shared,
+    target: &Target,
+    message: &NodeMessage,
+    deadline: Instant,
+) -> LinkError {
+    loop {
+        let Some(nodes) = attached_at(shared, target) else {
+            return LinkError::NotAttached;
+        };
+        match ask_in_turn(shared, target.binding.worker, &nodes, message, deadline).await {
+            Some(PassOutcome::DialFailed) => return LinkError::NoDial,
+            Some(_) => std::future::pending().await,
+            // The sidecar may just be on its way from one node to another.
+            None => sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// Asks one node after the other, the next one as soon as one fails or is slow. `None` when none of
+/// them could pass the message on.
+async fn ask_in_turn(
+    shared: &Shared,
+    worker: WorkerId,
+    nodes: &[NodeId],
+    message: &NodeMessage,
+    deadline: Instant,
+) -> Option<PassOutcome> {
+    let mut asked = FuturesUnordered::new();
+    let mut nodes = nodes.iter();
+    loop {
+        let next = nodes.next();
+        if let Some(node) = next {
+            asked.push(ask(shared, worker, *node, message, deadline));
+        } else if asked.is_empty() {
+            return None;
+        }
+        tokio::select! {
+            Some(outcome) = asked.next() => match outcome {
+                PassOutcome::NotAttached => {}
+                told => return Some(told),
+            },
+            () = sleep(STAGGER), if next.is_some() => {}
+        }
+    }
+}
+
+async fn ask(
+    shared: &Shared,
+    worker: WorkerId,
+    node: NodeId,
+    message: &NodeMessage,
+    deadline: Instant,
+) -> PassOutcome {
+    let left = deadline.saturating_duration_since(clock::now());
+    if node == shared.at().node {
+        let message = message.clone();
+        return shared.sidecars.pass(worker, message, Some(left)).await;
+    }
+    let request = PassRequest {
+        envelope: None,
+        worker: worker.to_bytes().to_vec().into(),
+        message: message.encode_to_vec().into(),
+        wait_ms: left.as_millis() as u64,
+    };
+    match (shared.passer)(node, request, left).await {
+        Ok(reply) => reply.outcome().into(),
+        Err(error) => {
+            tracing::debug!(%error, "a message for a sidecar was not passed on");
+            PassOutcome::NotAttached
+        }
+    }
+}
+
+/// Where the sidecar is attached, this node first; `None` when the worker is lost or unknown.
+fn attached_at(shared: &Shared, target: &Target) -> Option<Vec<NodeId>> {
+    let worker = target.binding.worker;
+    let here = shared.at().node;
+    let mut nodes = Vec::new();
+    if shared.sidecars.is_attached(worker) {
+        nodes.push(here);
+    }
+    match shared.directories.worker(target.region, worker) {
+        Some(view) => {
+            let elsewhere = view.attached.iter().map(|(at, _)| at.node);
+            nodes.extend(elsewhere.filter(|node| *node != here));
+        }
+        None if nodes.is_empty() => return None,
+        None => {}
+    }
+    Some(nodes)
+}
+
+fn last_word(shared: &Shared, target: &Target) -> LinkError {
+    match attached_at(shared, target) {
+        Some(nodes) if !nodes.is_empty() => LinkError::NoDial,
+        _ => LinkError::NotAttached,
+    }
+}

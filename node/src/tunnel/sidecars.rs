@@ -1,0 +1,197 @@
+//! The sidecars that are attached to this node, and how messages reach them.
+//!
+//! One control stream per worker id. A stream's queue is bounded: a sidecar that takes nothing for
+//! [`QUEUE`] messages is as good as not attached, and its silence will end the stream.
+
+use super::metrics;
+use pontoon_proto::id::{RequestId, WorkerId};
+use pontoon_proto::peer::pass_reply::Outcome;
+use pontoon_proto::worker::NodeMessage;
+use pontoon_proto::worker::node_message::Message;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// How many messages may wait for one sidecar: all sessions of a worker with 256 slots may end at
+/// once.
+pub(super) const QUEUE: usize = 256;
+
+/// What goes down a control stream.
+pub(super) type Sender = mpsc::Sender<Result<NodeMessage, Status>>;
+
+/// What became of a message for a sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassOutcome {
+    /// Handed to the control stream (and confirmed, where a confirmation was asked for).
+    Passed,
+    /// No control stream of that worker is open here.
+    NotAttached,
+    /// Handed over, but not confirmed in time.
+    Unconfirmed,
+    /// The sidecar could not dial.
+    DialFailed,
+}
+
+impl From<PassOutcome> for Outcome {
+    fn from(outcome: PassOutcome) -> Self {
+        match outcome {
+            PassOutcome::Passed => Outcome::Passed,
+            PassOutcome::NotAttached => Outcome::NotAttached,
+            PassOutcome::Unconfirmed => Outcome::Unconfirmed,
+            PassOutcome::DialFailed => Outcome::DialFailed,
+        }
+    }
+}
+
+impl From<Outcome> for PassOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Passed => PassOutcome::Passed,
+            Outcome::Unspecified | Outcome::NotAttached => PassOutcome::NotAttached,
+            Outcome::Unconfirmed => PassOutcome::Unconfirmed,
+            Outcome::DialFailed => PassOutcome::DialFailed,
+        }
+    }
+}
+
+/// What a sidecar may say about a session, and who waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Word {
+    /// It has let go.
+    Ended,
+    /// It could not dial.
+    NoDial,
+}
+
+/// The control streams of this node, by worker. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Sidecars(Arc<Mutex<BTreeMap<WorkerId, Stream>>>);
+
+struct Stream {
+    number: u64,
+    sender: Sender,
+    waiting: BTreeMap<(RequestId, Word), Vec<oneshot::Sender<()>>>,
+}
+
+/// A control stream's place here; dropped, it leaves.
+pub(super) struct Place {
+    sidecars: Sidecars,
+    worker: WorkerId,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut streams = self.sidecars.lock();
+        if streams.get(&self.worker).map(|s| s.number) == Some(self.number) {
+            streams.remove(&self.worker);
+            metrics::attached(-1.0);
+        }
+    }
+}
+
+impl Sidecars {
+    /// Passes a message on to a worker's sidecar.
+    ///
+    /// With `confirm`, waits so long for the sidecar's word: for an `EndSession`, that it has let
+    /// go; for an `OpenTunnel`, that it could not dial (and `Passed` when it said nothing).
+    pub async fn pass(
+        &self,
+        worker: WorkerId,
+        message: NodeMessage,
+        confirm: Option<Duration>,
+    ) -> PassOutcome {
+        let wanted = match &message.message {
+            Some(Message::EndSession(end)) => Some((&end.request_id, Word::Ended)),
+            Some(Message::OpenTunnel(open)) => Some((&open.request_id, Word::NoDial)),
+            _ => None,
+        };
+        let wanted = wanted
+            .filter(|_| confirm.is_some())
+            .and_then(|(id, word)| Some((RequestId::from_slice(id)?, word)));
+        let Some(answer) = self.hand_over(worker, message, wanted) else {
+            return PassOutcome::NotAttached;
+        };
+        let (Some((_, word)), Some(span), Some(answer)) = (wanted, confirm, answer) else {
+            return PassOutcome::Passed;
+        };
+        match (word, tokio::time::timeout(span, answer).await) {
+            (Word::Ended, Ok(Ok(()))) => PassOutcome::Passed,
+            (Word::NoDial, Ok(Ok(()))) => PassOutcome::DialFailed,
+            (Word::NoDial, Err(_)) => PassOutcome::Passed,
+            (Word::Ended, Err(_)) | (_, Ok(Err(_))) => PassOutcome::Unconfirmed,
+        }
+    }
+
+    /// `None` when it can't be handed over, else what to wait for, if anything is wanted.
+    #[expect(
+        clippy::option_option,
+        reason = "the two absences differ, as the docs say"
+    )]
+    fn hand_over(
+        &self,
+        worker: WorkerId,
+        message: NodeMessage,
+        wanted: Option<(RequestId, Word)>,
+    ) -> Option<Option<oneshot::Receiver<()>>> {
+        let mut streams = self.lock();
+        let stream = streams.get_mut(&worker)?;
+        stream.sender.try_send(Ok(message)).ok()?;
+        Some(wanted.map(|key| {
+            let (sender, receiver) = oneshot::channel();
+            let waiting = stream.waiting.entry(key).or_default();
+            waiting.retain(|other| !other.is_closed());
+            waiting.push(sender);
+            receiver
+        }))
+    }
+
+    /// Whether a worker's sidecar is attached to this node.
+    pub fn is_attached(&self, worker: WorkerId) -> bool {
+        self.lock().contains_key(&worker)
+    }
+
+    /// The workers that are attached here, with the number of their control stream.
+    pub(super) fn attached(&self) -> Vec<(WorkerId, u64)> {
+        let streams = self.lock();
+        streams.iter().map(|(id, s)| (*id, s.number)).collect()
+    }
+
+    /// Takes a place for a control stream; `None` while another one of this worker is open: a second
+    /// live hello under one id is refused (hazard H-21).
+    pub(super) fn enter(&self, worker: WorkerId, number: u64, sender: Sender) -> Option<Place> {
+        let mut streams = self.lock();
+        if streams.contains_key(&worker) {
+            return None;
+        }
+        let stream = Stream {
+            number,
+            sender,
+            waiting: BTreeMap::new(),
+        };
+        streams.insert(worker, stream);
+        metrics::attached(1.0);
+        Some(Place {
+            sidecars: self.clone(),
+            worker,
+            number,
+        })
+    }
+
+    /// A sidecar said something that somebody may be waiting for.
+    pub(super) fn said(&self, worker: WorkerId, id: RequestId, word: Word) {
+        let mut streams = self.lock();
+        let waiting = streams
+            .get_mut(&worker)
+            .and_then(|stream| stream.waiting.remove(&(id, word)));
+        for waiter in waiting.into_iter().flatten() {
+            let _or_gone = waiter.send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Stream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

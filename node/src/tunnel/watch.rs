@@ -1,0 +1,170 @@
+//! Keeps tunnels and sidecars in step with the directories.
+//!
+//! Effects are hints: after a lag, and every 10 s, what this node holds is compared with the replica
+//! and the difference acted upon.
+
+use super::close::{CloseReason, end_label};
+use super::directories::Unanswered;
+use super::{Tunnels, attach};
+use crate::{clock, random, tasks};
+use pontoon_proto::id::{RegionId, RequestId, WorkerId};
+use pontoon_proto::worker::{EndSession, NodeMessage, node_message};
+use pontoon_raft::directory::command::{Binding, Command, Effect, EndReason};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often the difference is looked for.
+const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often new regions are looked for.
+const REGIONS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a proposal is repeated that must not get lost. After that the reconciliation, or the
+/// loss of the worker or node, brings the same about.
+const INSIST_FOR: Duration = Duration::from_secs(30);
+
+/// Watches every region, until the node stops.
+pub(super) async fn run(tunnels: Tunnels) {
+    let mut watched: BTreeMap<RegionId, JoinHandle<()>> = BTreeMap::new();
+    let mut look = interval(REGIONS_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = tunnels.stop().cancelled() => break,
+            _ = look.tick() => {}
+        }
+        watched.retain(|_, task| !task.is_finished());
+        for region in tunnels.0.directories.regions() {
+            watched.entry(region).or_insert_with(|| {
+                let watch = watch(tunnels.clone(), region);
+                tasks::spawn(tasks::Kind::Worker, "region-watch", watch)
+            });
+        }
+    }
+    tunnels.0.pool.end_all(CloseReason::NodeStopping);
+}
+
+async fn watch(tunnels: Tunnels, region: RegionId) {
+    let Some(mut effects) = tunnels.0.directories.effects(region) else {
+        return;
+    };
+    let mut reconcile_at = interval(RECONCILE_EVERY);
+    reconcile_at.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = tunnels.stop().cancelled() => return,
+            effect = effects.recv() => match effect {
+                Ok(effect) => act(&tunnels, effect).await,
+                Err(RecvError::Lagged(_)) => reconcile(&tunnels, region).await,
+                Err(RecvError::Closed) => return,
+            },
+            _ = reconcile_at.tick() => reconcile(&tunnels, region).await,
+        }
+    }
+}
+
+async fn act(tunnels: &Tunnels, effect: Effect) {
+    if let Effect::Ended {
+        id,
+        reason,
+        binding,
+    } = effect
+    {
+        tunnels.end(id);
+        if let Some(binding) = binding
+            && tunnels.sidecars().is_attached(binding.worker)
+        {
+            let message = end_session(id, &binding, reason);
+            tunnels.sidecars().pass(binding.worker, message, None).await;
+        }
+    }
+}
+
+/// The message that makes a sidecar let go of a session.
+pub fn end_session(id: RequestId, binding: &Binding, reason: EndReason) -> NodeMessage {
+    NodeMessage {
+        message: Some(node_message::Message::EndSession(EndSession {
+            request_id: id.to_bytes().to_vec().into(),
+            binding_index: binding.index,
+            reason: end_label(reason).to_owned(),
+        })),
+    }
+}
+
+async fn reconcile(tunnels: &Tunnels, region: RegionId) {
+    strays(tunnels, region).await;
+    orphans(tunnels, region);
+}
+
+/// Closes the tunnels of sessions that are over. The replica only raises the suspicion, since it may
+/// be behind; a linearizable read decides.
+async fn strays(tunnels: &Tunnels, region: RegionId) {
+    let shared = &tunnels.0;
+    let mut suspects: BTreeMap<WorkerId, Vec<(RequestId, u64)>> = BTreeMap::new();
+    for target in shared.pool.targets() {
+        if target.region == region
+            && shared.directories.binding(region, target.id) != Some(target.binding)
+        {
+            let of_worker = suspects.entry(target.binding.worker).or_default();
+            of_worker.push((target.id, target.binding.index));
+        }
+    }
+    for (worker, sessions) in suspects {
+        let bound = shared.directories.bound(region, worker, attach::ASK_WITHIN);
+        // Losing the directory never cuts a live stream.
+        let Ok(bound) = bound.await else { return };
+        for (id, index) in sessions {
+            if !bound.iter().any(|(b, at)| (*b, at.index) == (id, index)) {
+                tunnels.end(id);
+            }
+        }
+    }
+}
+
+/// Detaches workers whose control stream here is gone: their detach got lost.
+fn orphans(tunnels: &Tunnels, region: RegionId) {
+    let at = tunnels.0.at();
+    let here = tunnels.sidecars().attached();
+    for (worker, boot, stream) in tunnels.0.directories.attached_at(region, at.node) {
+        let alive = here
+            .iter()
+            .any(|(w, number)| *w == worker && *number >= stream);
+        if boot == at && !alive {
+            let detach = Command::DetachWorker { worker, at, stream };
+            suggest(tunnels, region, detach);
+        }
+    }
+}
+
+/// Proposes once, in the background: whoever calls this looks again later.
+pub(super) fn suggest(tunnels: &Tunnels, region: RegionId, command: Command) {
+    let tunnels = tunnels.clone();
+    tasks::spawn(tasks::Kind::Worker, "suggest", async move {
+        let directories = &tunnels.0.directories;
+        let _looked_at_again = directories
+            .propose(region, command, attach::ASK_WITHIN)
+            .await;
+    });
+}
+
+/// Proposes in the background until there is an answer, within [`INSIST_FOR`].
+pub(super) fn insist(tunnels: &Tunnels, region: RegionId, command: Command) {
+    let tunnels = tunnels.clone();
+    tasks::spawn(tasks::Kind::Worker, "insist", async move {
+        let deadline = clock::now() + INSIST_FOR;
+        let directories = &tunnels.0.directories;
+        while let Err(Unanswered) = directories
+            .propose(region, command.clone(), attach::ASK_WITHIN)
+            .await
+        {
+            if clock::now() >= deadline {
+                tracing::warn!(?command, "a proposal about a worker got no answer");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100).mul_f64(1.0 + random::fraction())).await;
+        }
+    });
+}
