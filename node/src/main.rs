@@ -1,5 +1,5 @@
 //! The `pontoon` command.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    pontoon::cli::main()
 }

@@ -1,1 +1,91 @@
-//! The command line.
+//! The command line: `pontoon <what it is>` starts something, `pontoon <noun> <verb>` asks a
+//! cluster's admin API.
+//!
+//! [`nouns`] says what can be asked, [`verbs`] asks it, [`client`] finds the node and the token,
+//! [`table`] prints the answer, [`exit`] says what exit codes mean. Everything on stdout is the
+//! answer; everything else goes to stderr.
+
+pub mod exit;
+
+mod client;
+mod nouns;
+mod table;
+mod verbs;
+
+use clap::Parser;
+use exit::{Code, Failure};
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+/// A gRPC bridge that floats on Raft.
+#[derive(Parser, Debug)]
+#[command(
+    name = "pontoon",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    #[command(flatten)]
+    Noun(nouns::Noun),
+}
+
+/// Runs the command of this process's arguments and says how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    // A panic has printed its own message; its exit code is ours.
+    let result = catch_unwind(AssertUnwindSafe(|| run(cli.command)))
+        .unwrap_or_else(|_| Err(Failure::new(Code::Bug, "this is a bug; please report it")));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody reads stderr any more: the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "pontoon: {failure}");
+            failure.code.into()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Code::Other, format!("cannot start threads: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Noun(noun) => print(&verbs::run(noun).await?),
+        }
+    })
+}
+
+/// Prints an answer; that its reader has gone (`| head`) is no failure.
+fn print(answer: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(answer.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Code::Other,
+            format!("cannot write to stdout: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Help and version are answers, anything else is wrong usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    // The terminal may be gone; there is nobody to tell then.
+    let _ = error.print();
+    if error.use_stderr() {
+        Code::Usage.into()
+    } else {
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,357 @@
+//! What can be asked of a cluster, noun by noun.
+//!
+//! Everything that destroys has `--dry-run`. Tokens and keys are never flag values: other users of
+//! the machine can read those.
+
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where and how to ask.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Ask {
+    /// Admin address of any node.
+    #[arg(
+        long,
+        env = "PONTOON_ENDPOINT",
+        default_value = "http://127.0.0.1:10080",
+        value_name = "URL"
+    )]
+    pub(super) endpoint: String,
+    /// File with the admin token [default: the variable PONTOON_TOKEN].
+    #[arg(long, value_name = "PATH")]
+    pub(super) token_file: Option<PathBuf>,
+    /// How to print the answer.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(super) output: Output,
+}
+
+/// How to print the answer.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Noun {
+    /// The cluster as a whole.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// The processes that make up the cluster.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// The replicated groups: the catalog and one per region.
+    #[command(subcommand)]
+    Group(GroupVerb),
+    /// The workers that are attached.
+    #[command(subcommand)]
+    Worker(WorkerVerb),
+    /// The sessions between clients and workers.
+    #[command(subcommand)]
+    Session(SessionVerb),
+    /// The accounts that callers act for.
+    #[command(subcommand)]
+    Tenant(TenantVerb),
+    /// The credentials of clients, workers and operators.
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// What can be invoked.
+    #[command(subcommand)]
+    Function(FunctionVerb),
+    /// The revisions of functions.
+    #[command(subcommand)]
+    Version(VersionVerb),
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum ClusterVerb {
+    /// Identity and regions.
+    Show(Ask),
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum NodeVerb {
+    /// All nodes, and whether the asked one reaches them.
+    List(Ask),
+    /// One node.
+    Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum GroupVerb {
+    /// All groups as the asked node sees them.
+    List(Ask),
+    /// One group.
+    Show {
+        /// `catalog`, or a region's name.
+        name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// The hash of each group's state: equal on all nodes at the same applied index.
+    Hash(Ask),
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum WorkerVerb {
+    /// All workers.
+    List {
+        /// Only those of this region.
+        #[arg(long, value_name = "NAME")]
+        region: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum SessionVerb {
+    /// Live sessions.
+    List {
+        /// Only those of this region.
+        #[arg(long, value_name = "NAME")]
+        region: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// One session, certain: asked of its home group.
+    Show {
+        /// Its request id.
+        id: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Ends a session; returns when its sidecar has let go.
+    End {
+        /// Its request id.
+        id: String,
+        /// Only say what would end.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum TenantVerb {
+    /// Adds an account.
+    Create {
+        /// Unique among tenants.
+        name: String,
+        /// A UUID of your own choice.
+        #[arg(long, value_name = "UUID")]
+        id: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// All accounts.
+    List(Ask),
+}
+
+/// What a key opens.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    /// Calls of a tenant's functions.
+    Client,
+    /// Attaching workers of one version.
+    Worker,
+    /// Reading through the admin API.
+    Viewer,
+    /// Reading, and ending sessions.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum KeyVerb {
+    /// Mints a key; its secret is shown this once.
+    Create {
+        /// What it opens.
+        #[arg(long, value_enum)]
+        kind: KeyKind,
+        /// Its tenant, for client and worker keys.
+        #[arg(long, value_name = "UUID", required_if_eq_any([("kind", "client"), ("kind", "worker")]))]
+        tenant: Option<String>,
+        /// Who the key is; workers see it as `nvcf-sub`.
+        #[arg(long, default_value = "")]
+        subject: String,
+        /// A function that a client key may invoke; repeat it for more [default: all of the tenant's].
+        #[arg(long, value_name = "UUID")]
+        function: Vec<String>,
+        /// The version that a worker key covers.
+        #[arg(long, value_name = "UUID", required_if_eq("kind", "worker"))]
+        version: Option<String>,
+        /// How long it lives, for example 12h or 90d [default: for ever].
+        #[arg(long, value_name = "SPAN", value_parser = span)]
+        expires_in: Option<Duration>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// All keys, without their secrets.
+    List(Ask),
+    /// Refuses a key from the next call on; open calls go on.
+    Revoke {
+        /// The key's id, not its secret.
+        id: String,
+        /// Only say what would be revoked.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum FunctionVerb {
+    /// Adds something to invoke.
+    Create {
+        /// For people, and for workers as `nvcf-function-name`.
+        name: String,
+        /// Whose it is.
+        #[arg(long, value_name = "UUID")]
+        tenant: String,
+        /// A UUID of your own choice.
+        #[arg(long, value_name = "UUID")]
+        id: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// All functions.
+    List {
+        /// Only those of this tenant.
+        #[arg(long, value_name = "UUID")]
+        tenant: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// How a version's sessions behave.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Policy {
+    /// Sessions per worker.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub(super) slots: u32,
+    /// How long a session without connections is held [default: 30s].
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub(super) window: Option<Duration>,
+    /// The most that a client may ask for [default: 300s].
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub(super) window_max: Option<Duration>,
+    /// How long a connection without a call counts for its session [default: 30s].
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub(super) idle: Option<Duration>,
+    /// How long a first call may wait for a worker [default: 30s].
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub(super) wait: Option<Duration>,
+    /// Let credentials reach the worker.
+    #[arg(long)]
+    pub(super) forward_credentials: bool,
+    /// Whether calls without an id stay with their connection's session.
+    #[arg(long, value_enum, default_value_t = Pin::Connection)]
+    pub(super) pin: Pin,
+}
+
+/// Whether calls without an id stay with their connection's session.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pin {
+    /// They do.
+    Connection,
+    /// Each opens a session of its own.
+    Never,
+}
+
+/// Whether a version takes calls.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum VersionState {
+    /// It does.
+    Active,
+    /// Its callers get `function not found`.
+    Inactive,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum VersionVerb {
+    /// Adds a revision of a function; it is active at once.
+    Create {
+        /// Of what.
+        #[arg(long, value_name = "UUID")]
+        function: String,
+        /// A UUID of your own choice.
+        #[arg(long, value_name = "UUID")]
+        id: Option<String>,
+        #[command(flatten)]
+        policy: Policy,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// All versions.
+    List {
+        /// Only those of this function.
+        #[arg(long, value_name = "UUID")]
+        function: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Switches a version on or off; open sessions go on.
+    SetState {
+        /// The version.
+        id: String,
+        /// What it becomes.
+        #[arg(value_enum)]
+        state: VersionState,
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// Reads `90s`, `15m`, `12h`, `30d` or `250ms`.
+fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 3600 * 1000,
+        "d" => 24 * 3600 * 1000,
+        _ => return Err("write a number and ms, s, m, h or d, for example 90s".into()),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "write a number and ms, s, m, h or d, for example 90s".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_need_a_number_and_a_unit() {
+        assert_eq!(span("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(span("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(span("2d"), Ok(Duration::from_secs(172_800)));
+        for wrong in ["", "s", "90", "-1s", "1.5h", "1w", "99999999999999999999d"] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+    }
+}
