@@ -22,6 +22,16 @@ pub enum Code {
     Permission = 77,
 }
 
+impl Code {
+    /// The meaning of a number that a command chose itself.
+    pub fn of(number: u8) -> Self {
+        [Code::Usage, Code::Unreachable, Code::Bug, Code::Permission]
+            .into_iter()
+            .find(|code| *code as u8 == number)
+            .unwrap_or(Code::Other)
+    }
+}
+
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         ExitCode::from(code as u8)

@@ -12,6 +12,7 @@ mod nouns;
 mod table;
 mod verbs;
 
+use crate::demo;
 use clap::Parser;
 use exit::{Code, Failure};
 use std::io::Write as _;
@@ -33,6 +34,10 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    /// Calls the demo function: opens a session, or resumes one.
+    Call(demo::call::Options),
+    /// Runs the demo function's worker, an ordinary gRPC server.
+    DemoWorker(demo::worker::Options),
     #[command(flatten)]
     Noun(nouns::Noun),
 }
@@ -63,6 +68,16 @@ fn run(command: Command) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Code::Other, format!("cannot start threads: {error}")))?;
     runtime.block_on(async {
         match command {
+            Command::Call(options) => demo::call::run(options).await.map_err(|error| {
+                let code = match error {
+                    demo::call::Error::Connect { .. } => Code::Unreachable,
+                    _ => Code::of(error.exit_code()),
+                };
+                Failure::new(code, error.to_string())
+            }),
+            Command::DemoWorker(options) => demo::worker::run(options)
+                .await
+                .map_err(|error| Failure::new(Code::Other, error.to_string())),
             Command::Noun(noun) => print(&verbs::run(noun).await?),
         }
     })
