@@ -1,7 +1,7 @@
 //! The network, from one place: the only file that names `tokio::net`.
 
 pub use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-pub use tokio::net::{TcpListener, TcpStream};
+pub use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use std::io;
 use std::time::Duration;

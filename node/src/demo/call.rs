@@ -127,21 +127,60 @@ pub struct Answer {
 
 /// Calls, and prints each answer as it comes.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let caller = Caller::connect(&options).await?;
-    for _ in 0..options.times {
-        let answer = caller.call(options.x).await?;
-        match options.output {
+    let (x, times, output) = (options.x, options.times, options.output);
+    let caller = Caller::connect(&ask(options)?).await?;
+    for _ in 0..times {
+        let answer = caller.call(x).await?;
+        match output {
             Output::Text => println!(
                 "sum {}  worker {}  session {}  request id {}  {:.2} ms",
                 answer.sum, answer.worker, answer.session, answer.request_id, answer.latency_ms
             ),
-            Output::Json => println!(
-                "{}",
-                serde_json::to_string(&answer).map_err(|error| Error::Usage(error.to_string()))?
-            ),
+            Output::Json => println!("{}", serde_json::json!(answer)),
         }
     }
     Ok(())
+}
+
+/// What each call says, with everything in it that the environment and files had to give.
+#[derive(Clone)]
+pub struct Ask {
+    /// Where to call; without a port, 10081.
+    pub endpoint: String,
+    /// The caller's secret.
+    pub api_key: String,
+    /// The function to call.
+    pub function_id: String,
+    /// Its version; none: any active one.
+    pub function_version_id: Option<String>,
+    /// The session to resume; none: a new one.
+    pub request_id: Option<String>,
+    /// The longest that one call may take.
+    pub timeout: Duration,
+}
+
+fn ask(options: Options) -> Result<Ask, Error> {
+    let key = match &options.api_key_file {
+        Some(path) => std::fs::read_to_string(path).map_err(|error| {
+            let path = path.display();
+            Error::Usage(format!("cannot read the API key in {path}: {error}"))
+        })?,
+        None => std::env::var("API_KEY").map_err(|_| {
+            Error::Usage("no API key: set API_KEY or give --api-key-file".to_owned())
+        })?,
+    };
+    Ok(Ask {
+        endpoint: options.endpoint,
+        api_key: key.trim().to_owned(),
+        function_id: options.function_id.ok_or_else(|| {
+            Error::Usage("no function: set FUNCTION_ID or give --function-id".to_owned())
+        })?,
+        function_version_id: options
+            .function_version_id
+            .filter(|version| !version.is_empty()),
+        request_id: options.request_id,
+        timeout: Duration::from_secs(options.timeout),
+    })
 }
 
 /// A connection with the metadata that each call carries.
@@ -152,10 +191,10 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Connects; reads the API key.
-    pub async fn connect(options: &Options) -> Result<Self, Error> {
-        let metadata = metadata(options)?;
-        let endpoint = address(&options.endpoint)?;
+    /// Connects.
+    pub async fn connect(ask: &Ask) -> Result<Self, Error> {
+        let metadata = metadata(ask)?;
+        let endpoint = address(&ask.endpoint)?;
         let channel = Endpoint::from_shared(format!("http://{endpoint}"))
             .map_err(|error| Error::Usage(format!("`{endpoint}` is not an address: {error}")))?
             .connect_timeout(DIAL_WITHIN)
@@ -169,7 +208,7 @@ impl Caller {
         Ok(Self {
             client: GrpcInferenceServiceClient::new(channel),
             metadata,
-            timeout: Duration::from_secs(options.timeout),
+            timeout: ask.timeout,
         })
     }
 
@@ -179,9 +218,8 @@ impl Caller {
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(self.timeout);
         let began = clock::now();
-        let response = self
-            .client
-            .clone()
+        let mut client = self.client.clone();
+        let response = client
             .model_infer(request)
             .await
             .map_err(|status| Error::Status {
@@ -194,7 +232,7 @@ impl Caller {
     }
 }
 
-fn metadata(options: &Options) -> Result<MetadataMap, Error> {
+fn metadata(ask: &Ask) -> Result<MetadataMap, Error> {
     let mut map = MetadataMap::new();
     let mut put = |name: &'static str, value: &str, what: &str| -> Result<(), Error> {
         let mut value: MetadataValue<Ascii> = value.parse().map_err(|_| {
@@ -204,38 +242,19 @@ fn metadata(options: &Options) -> Result<MetadataMap, Error> {
         map.insert(name, value);
         Ok(())
     };
-    let key = api_key(options)?;
-    put("authorization", &format!("Bearer {key}"), "the API key")?;
-    let function = options.function_id.as_deref().ok_or_else(|| {
-        Error::Usage("no function: set FUNCTION_ID or give --function-id".to_owned())
-    })?;
-    put("function-id", function, "FUNCTION_ID")?;
-    if let Some(version) = options
-        .function_version_id
-        .as_deref()
-        .filter(|version| !version.is_empty())
-    {
+    put(
+        "authorization",
+        &format!("Bearer {}", ask.api_key),
+        "the API key",
+    )?;
+    put("function-id", &ask.function_id, "FUNCTION_ID")?;
+    if let Some(version) = &ask.function_version_id {
         put("function-version-id", version, "FUNCTION_VERSION_ID")?;
     }
-    if let Some(id) = &options.request_id {
+    if let Some(id) = &ask.request_id {
         put("nvcf-reqid", id, "--request-id")?;
     }
     Ok(map)
-}
-
-fn api_key(options: &Options) -> Result<String, Error> {
-    let key = match &options.api_key_file {
-        Some(path) => std::fs::read_to_string(path).map_err(|error| {
-            Error::Usage(format!(
-                "cannot read the API key in {}: {error}",
-                path.display()
-            ))
-        })?,
-        None => std::env::var("API_KEY").map_err(|_| {
-            Error::Usage("no API key: set API_KEY or give --api-key-file".to_owned())
-        })?,
-    };
-    Ok(key.trim().to_owned())
 }
 
 /// Puts the default port behind an address without one; brackets mark IPv6.
