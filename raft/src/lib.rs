@@ -1,7 +1,7 @@
 //! Replicated state: what Pontoon remembers, and how it stays remembered.
 //!
 //! Pure: [`machine`] (what a state machine is), [`directory`] and [`catalog`] (the two that we
-//! have), `placement` (who votes), `codec` (how records look on disk). With IO: `store` (the
+//! have), [`placement`] (who votes), `codec` (how records look on disk). With IO: `store` (the
 //! one storage thread over sled), [`group`] (all of the consensus glue), `cluster` (the groups of
 //! one node).
 
@@ -9,3 +9,4 @@ pub mod catalog;
 pub mod directory;
 pub mod group;
 pub mod machine;
+pub mod placement;

@@ -1,3 +1,278 @@
 //! The cluster-wide catalog: tenants, keys, functions, versions, regions and nodes.
+//!
+//! Small, written rarely and read at every call, from memory. Records are never removed: keys and
+//! versions are switched off, so that lists and the audit trail can name them. A file per noun has its
+//! writes; this one has the state and what can be asked of it.
+//!
+//! Nodes and regions don't refer to each other by force: at a first boot a region is born and its
+//! nodes announce themselves in any order.
 
+mod audit;
+mod check;
 pub mod command;
+mod function;
+mod key;
+mod node;
+mod tenant;
+mod valid;
+
+#[cfg(test)]
+mod tests;
+
+pub use audit::Audit;
+
+use crate::machine::{Clock, Machine};
+use command::{Command, Effect, Function, Key, Node, Region, Reply, Tenant, Version};
+use imbl::{OrdMap, OrdSet, Vector};
+use pontoon_proto::id::{FunctionId, KeyId, NodeId, RegionId, TenantId, VersionId};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The catalog.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Image", into = "Image")]
+pub struct Catalog {
+    records: Records,
+    indexes: Indexes,
+}
+
+/// What snapshots and the state hash are made of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Records {
+    clock: Clock,
+    tenants: OrdMap<TenantId, Arc<Tenant>>,
+    keys: OrdMap<KeyId, Arc<Key>>,
+    functions: OrdMap<FunctionId, Arc<Function>>,
+    versions: OrdMap<VersionId, Arc<Version>>,
+    regions: OrdMap<RegionId, Arc<Region>>,
+    nodes: OrdMap<NodeId, Arc<Node>>,
+    audit: Vector<Arc<Audit>>,
+}
+
+/// What follows from the records.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Indexes {
+    tenant_by_name: OrdMap<String, TenantId>,
+    key_by_hash: OrdMap<[u8; 32], KeyId>,
+    functions_of: OrdSet<(TenantId, FunctionId)>,
+    versions_of: OrdSet<(FunctionId, VersionId)>,
+    region_by_name: OrdMap<String, RegionId>,
+    node_by_name: OrdMap<String, NodeId>,
+}
+
+/// The records, as they are written and read again.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Image(Records);
+
+impl From<Catalog> for Image {
+    fn from(catalog: Catalog) -> Image {
+        Image(catalog.records)
+    }
+}
+
+impl From<Image> for Catalog {
+    fn from(Image(records): Image) -> Catalog {
+        let indexes = Indexes::of(&records);
+        Catalog { records, indexes }
+    }
+}
+
+impl Indexes {
+    fn of(records: &Records) -> Indexes {
+        Indexes {
+            tenant_by_name: records
+                .tenants
+                .values()
+                .map(|one| (one.name.clone(), one.id))
+                .collect(),
+            key_by_hash: records
+                .keys
+                .values()
+                .map(|one| (one.hash, one.id))
+                .collect(),
+            functions_of: records
+                .functions
+                .values()
+                .map(|one| (one.tenant, one.id))
+                .collect(),
+            versions_of: records
+                .versions
+                .values()
+                .map(|one| (one.function, one.id))
+                .collect(),
+            region_by_name: records
+                .regions
+                .values()
+                .map(|one| (one.name.clone(), one.number))
+                .collect(),
+            node_by_name: records
+                .nodes
+                .values()
+                .map(|one| (one.name.clone(), one.at.node))
+                .collect(),
+        }
+    }
+}
+
+/// What an admin write comes to: done, or why not.
+type Outcome = Result<(), Reply>;
+
+impl Machine for Catalog {
+    type Command = Command;
+    type Reply = Reply;
+    type Effect = Effect;
+
+    const KIND: u8 = 2;
+
+    fn clock(&self) -> Clock {
+        self.records.clock
+    }
+
+    fn apply(
+        &mut self,
+        index: u64,
+        now: Clock,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
+        self.records.clock = self.records.clock.advanced_to(now);
+        let outcome = match command {
+            Command::CreateTenant(tenant) => self.create_tenant(index, tenant),
+            Command::CreateKey(key) => self.create_key(index, key),
+            Command::RevokeKey { id, actor } => self.revoke_key(index, id, &actor, effects),
+            Command::CreateFunction(function) => self.create_function(index, function),
+            Command::CreateVersion(version) => self.create_version(index, version),
+            Command::SetVersionState { id, state, actor } => {
+                self.set_version_state(index, id, state, &actor)
+            }
+            Command::AddRegion(region) => self.add_region(index, region, effects),
+            Command::PutNode(node) => self.put_node(node, effects),
+            Command::Tick => Ok(()),
+        };
+        outcome.err().unwrap_or(Reply::Done)
+    }
+
+    fn next_due(&self) -> Option<Clock> {
+        None
+    }
+
+    fn tick() -> Command {
+        Command::Tick
+    }
+
+    fn check(&self) -> Result<(), String> {
+        check::check(self)
+    }
+}
+
+impl Catalog {
+    /// The catalog of a cluster that was just born.
+    pub fn new() -> Catalog {
+        Catalog::default()
+    }
+
+    /// An account.
+    pub fn tenant(&self, id: TenantId) -> Option<&Arc<Tenant>> {
+        self.records.tenants.get(&id)
+    }
+
+    /// An account by its unique name.
+    pub fn tenant_by_name(&self, name: &str) -> Option<&Arc<Tenant>> {
+        self.tenant(*self.indexes.tenant_by_name.get(name)?)
+    }
+
+    /// All accounts, in id order.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.records.tenants.values()
+    }
+
+    /// A key by its public name.
+    pub fn key(&self, id: KeyId) -> Option<&Arc<Key>> {
+        self.records.keys.get(&id)
+    }
+
+    /// A key by the SHA-256 of its secret. Revoked and expired ones are found too: the caller judges.
+    pub fn key_by_hash(&self, hash: &[u8; 32]) -> Option<&Arc<Key>> {
+        self.key(*self.indexes.key_by_hash.get(hash)?)
+    }
+
+    /// All keys, in id order.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.records.keys.values()
+    }
+
+    /// Something to invoke.
+    pub fn function(&self, id: FunctionId) -> Option<&Arc<Function>> {
+        self.records.functions.get(&id)
+    }
+
+    /// All functions, in id order.
+    pub fn functions(&self) -> impl Iterator<Item = &Arc<Function>> {
+        self.records.functions.values()
+    }
+
+    /// The functions of an account, in id order.
+    pub fn functions_of(&self, tenant: TenantId) -> impl Iterator<Item = &Arc<Function>> {
+        let all = (tenant, FunctionId(uuid::Uuid::nil()))..=(tenant, FunctionId(uuid::Uuid::max()));
+        self.indexes
+            .functions_of
+            .range(all)
+            .filter_map(|&(_, id)| self.function(id))
+    }
+
+    /// A revision.
+    pub fn version(&self, id: VersionId) -> Option<&Arc<Version>> {
+        self.records.versions.get(&id)
+    }
+
+    /// All versions, in id order.
+    pub fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.records.versions.values()
+    }
+
+    /// The revisions of a function, active or not, in id order.
+    pub fn versions_of(&self, function: FunctionId) -> impl Iterator<Item = &Arc<Version>> {
+        let all =
+            (function, VersionId(uuid::Uuid::nil()))..=(function, VersionId(uuid::Uuid::max()));
+        self.indexes
+            .versions_of
+            .range(all)
+            .filter_map(|&(_, id)| self.version(id))
+    }
+
+    /// A region by its number.
+    pub fn region(&self, number: RegionId) -> Option<&Arc<Region>> {
+        self.records.regions.get(&number)
+    }
+
+    /// A region by its unique name.
+    pub fn region_by_name(&self, name: &str) -> Option<&Arc<Region>> {
+        self.region(*self.indexes.region_by_name.get(name)?)
+    }
+
+    /// All regions, by number.
+    pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
+        self.records.regions.values()
+    }
+
+    /// A node by its number.
+    pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.records.nodes.get(&id)
+    }
+
+    /// A node by its unique name.
+    pub fn node_by_name(&self, name: &str) -> Option<&Arc<Node>> {
+        self.node(*self.indexes.node_by_name.get(name)?)
+    }
+
+    /// All nodes, by number.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.records.nodes.values()
+    }
+
+    /// The newest admin writes, oldest first.
+    pub fn audit(&self) -> impl Iterator<Item = &Arc<Audit>> {
+        self.records.audit.iter()
+    }
+}

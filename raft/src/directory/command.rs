@@ -175,7 +175,12 @@ pub struct Binding {
     pub worker: WorkerId,
     /// Its slot, 0-based.
     pub slot: u32,
-    /// The log index that made it; higher is newer, for fencing.
+    /// Higher is newer, for fencing by slot; no two bindings of a directory share one.
+    ///
+    /// It is `max(last + 1, log index << 16)`. One entry may bind several sessions, and may end one
+    /// and bind another to the same slot, so the log index alone would not tell them apart. The
+    /// shift leaves 65,536 numbers per entry, where one command binds at most 1,000, and 2^48
+    /// entries; `index >> 16` still names the entry for people who read logs.
     pub index: u64,
 }
 
@@ -190,13 +195,14 @@ pub enum Reply {
     AttachRefused(AttachRefusal),
     /// `Open` and `Enter`: the session is bound.
     Bound(Binding),
-    /// `Open`: it waits; watch the replica.
+    /// `Open` and `Enter`: it waits; watch the replica.
     Queued,
     /// `Open` with no wait: no worker of the version has a free slot here.
     NoSlot,
-    /// `Open`: the queue of the version or tenant is full.
+    /// `Open`: the queue of the version or tenant is full, or the whole directory.
     QueueFull,
-    /// `Open`: too old by the state clock, or from a lost boot. Nothing was done.
+    /// `Open`: too old by the state clock, or another region's id. `Open`, `Enter`, `Leave`,
+    /// `NodeUp`: from a boot that is over. Nothing was done.
     Stale,
     /// `Open`, `Enter`, `End`: the session has ended so (a tombstone), ...
     Ended(EndReason),
@@ -209,7 +215,7 @@ pub enum Reply {
 pub enum AttachRefusal {
     /// This worker id was declared lost or dead: mint a new one.
     Lost,
-    /// Slots, function or version differ from what the id stands for.
+    /// Slots, function or version differ from what the id stands for, or slots are not 1..=16384.
     Changed,
     /// The attaching boot of the node is not its present one.
     StaleNode,
@@ -239,9 +245,9 @@ pub enum Effect {
         /// Which.
         worker: WorkerId,
     },
-    /// A node's boot was declared over; it may be the reader's own.
+    /// A node's boot, and those before it, were declared over; it may be the reader's own.
     BootOver {
-        /// Which.
+        /// The newest that is over.
         at: NodeBoot,
     },
 }

@@ -1,0 +1,65 @@
+//! The invariants of the catalog, and its indexes against a full scan.
+
+use super::audit::AUDIT_MAX;
+use super::command::KeyKind;
+use super::{Catalog, Indexes};
+
+/// Checks everything; the error names what is broken.
+pub(super) fn check(catalog: &Catalog) -> Result<(), String> {
+    let records = &catalog.records;
+    let ensure = |holds: bool, broken: &str| {
+        if holds {
+            Ok(())
+        } else {
+            Err(broken.to_owned())
+        }
+    };
+    let indexes = &catalog.indexes;
+    ensure(
+        *indexes == Indexes::of(records),
+        "an index does not fit the records",
+    )?;
+    ensure(
+        indexes.tenant_by_name.len() == records.tenants.len(),
+        "two tenants share a name",
+    )?;
+    ensure(
+        indexes.key_by_hash.len() == records.keys.len(),
+        "two keys share a hash",
+    )?;
+    ensure(
+        indexes.region_by_name.len() == records.regions.len(),
+        "two regions share a name",
+    )?;
+    ensure(
+        indexes.node_by_name.len() == records.nodes.len(),
+        "two nodes share a name",
+    )?;
+    let owned = records
+        .functions
+        .values()
+        .all(|one| records.tenants.contains_key(&one.tenant));
+    ensure(owned, "a function has no tenant")?;
+    let owned = records
+        .versions
+        .values()
+        .all(|one| records.functions.contains_key(&one.function));
+    ensure(owned, "a version has no function")?;
+    let founded = records.keys.values().all(|key| match &key.kind {
+        KeyKind::Client { tenant, functions } => {
+            records.tenants.contains_key(tenant)
+                && functions
+                    .iter()
+                    .all(|id| records.functions.contains_key(id))
+        }
+        KeyKind::Worker { tenant, version } => {
+            records.tenants.contains_key(tenant) && records.versions.contains_key(version)
+        }
+        KeyKind::Admin(_) => true,
+    });
+    ensure(founded, "a key opens what does not exist")?;
+    ensure(
+        records.audit.len() <= AUDIT_MAX,
+        "the audit trail is too long",
+    )
+}

@@ -1,0 +1,465 @@
+//! What is derived from the records, so that nothing scans everything.
+//!
+//! All of it follows from sessions, workers, lives and tombstones: a snapshot carries only those, and
+//! [`Indexes`] is built again from them. Every change of a record passes through one of the
+//! `*_changed` functions here, which compare the index keys of the record before and after.
+
+use super::expiry::{Due, Life, Stake};
+use super::queue::preemptible_from;
+use super::session::{Session, State};
+use super::worker::Worker;
+use crate::machine::Clock;
+use imbl::{OrdMap, OrdSet};
+use pontoon_proto::id::{NodeBoot, NodeId, RequestId, TenantId, VersionId, WorkerId};
+use uuid::Uuid;
+
+const ID_MIN: Uuid = Uuid::nil();
+const ID_MAX: Uuid = Uuid::max();
+
+/// The indexes of a directory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Indexes {
+    /// Which session has which slot.
+    pub(super) slots: OrdMap<(WorkerId, u32), RequestId>,
+    /// Free slots below a worker's highest ever used one.
+    pub(super) holes: OrdSet<(WorkerId, u32)>,
+    /// Preemptible sessions by worker, longest held first.
+    pub(super) idle: OrdSet<(WorkerId, Clock, RequestId)>,
+    /// What each node's lives have here.
+    pub(super) stakes: OrdSet<(NodeBoot, Stake)>,
+    /// Waiting opens by version, in arrival order.
+    pub(super) queue: OrdSet<(VersionId, u64, RequestId)>,
+    /// How many opens of a tenant wait for a version.
+    pub(super) queued_by: OrdMap<(VersionId, TenantId), u32>,
+    /// Ready workers with a free slot, least loaded first.
+    pub(super) free: OrdSet<(VersionId, u32, WorkerId)>,
+    /// Ready workers with a preemptible session, the one that was held longest first.
+    pub(super) idlest: OrdSet<(VersionId, Clock, WorkerId)>,
+    /// Sums per version.
+    pub(super) pools: OrdMap<VersionId, Pool>,
+    /// What the above know of each worker.
+    pub(super) loads: OrdMap<WorkerId, Load>,
+    /// Lost workers that are being swept.
+    pub(super) lost: OrdSet<WorkerId>,
+    /// What is due, and when.
+    pub(super) due: OrdSet<(Clock, Due)>,
+}
+
+/// Sums over the ready workers and the queue of one version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pool {
+    pub(super) ready: u32,
+    pub(super) free_slots: u32,
+    pub(super) queued: u32,
+    /// When the first of the queue can be served, as it stands in `due`.
+    wake: Option<Clock>,
+}
+
+/// What the indexes know of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Load {
+    version: VersionId,
+    slots: u32,
+    ready: bool,
+    pub(super) used: u32,
+    /// One more than the highest slot that was ever used here; what is above is free.
+    pub(super) top: u32,
+    /// How the worker stands in `free`, `idlest` and `pools`; none when it is not ready.
+    shown: Option<Shown>,
+}
+
+impl Load {
+    /// The load without what depends on how it came about.
+    pub(super) fn without_past(self) -> Load {
+        Load { top: 0, ..self }
+    }
+}
+
+/// How a worker stands in the indexes of its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shown {
+    used: u32,
+    idle: Option<Clock>,
+}
+
+/// The index keys of one session.
+#[derive(Default, PartialEq)]
+struct Keys {
+    slot: Option<(WorkerId, u32)>,
+    idle: Option<(WorkerId, Clock)>,
+    queue: Option<(VersionId, u64, TenantId)>,
+    due: Option<Clock>,
+}
+
+impl Keys {
+    fn of(session: Option<&Session>) -> Keys {
+        let Some(session) = session else {
+            return Keys::default();
+        };
+        let binding = session.binding();
+        let (queue, due) = match &session.state {
+            State::Queued(waiting) => (
+                Some((session.version, waiting.arrival, session.tenant)),
+                Some(waiting.deadline),
+            ),
+            State::Bound(_) => (None, None),
+            State::Held(_, hold) => (None, Some(hold.ends())),
+        };
+        Keys {
+            slot: binding.map(|binding| (binding.worker, binding.slot)),
+            idle: binding.and_then(|binding| Some((binding.worker, session.idle_since()?))),
+            queue,
+            due,
+        }
+    }
+}
+
+/// The lives in which a session has something at stake.
+fn stakes(session: Option<&Session>) -> impl Iterator<Item = (NodeBoot, Stake)> + '_ {
+    let waiting = session.and_then(|session| match &session.state {
+        State::Queued(waiting) => Some((waiting.at, Stake::Waiting(session.id))),
+        _ => None,
+    });
+    let inside = session.into_iter().flat_map(|session| {
+        let entries = session.entries.iter().filter(|entry| entry.inside);
+        entries.map(|entry| (entry.at, Stake::Inside(session.id)))
+    });
+    waiting.into_iter().chain(inside)
+}
+
+fn attached(worker: Option<&Worker>) -> impl Iterator<Item = (NodeBoot, Stake)> + '_ {
+    worker.into_iter().flat_map(|worker| {
+        let open = worker.attachments.iter().filter(|one| one.open);
+        open.map(|one| (one.at, Stake::Attached(worker.id)))
+    })
+}
+
+fn worker_due(worker: Option<&Worker>) -> Option<Clock> {
+    let worker = worker?;
+    if worker.lost {
+        Some(Clock(0))
+    } else {
+        worker.lost_at
+    }
+}
+
+impl Indexes {
+    /// Builds everything from the records.
+    pub(super) fn of<'a>(
+        workers: impl Iterator<Item = &'a Worker>,
+        sessions: impl Iterator<Item = &'a Session>,
+        lives: impl Iterator<Item = (NodeId, Life)>,
+        tombs: impl Iterator<Item = (RequestId, Clock)>,
+        lost: impl Iterator<Item = (WorkerId, Clock)>,
+    ) -> Indexes {
+        let mut indexes = Indexes::default();
+        workers.for_each(|worker| indexes.worker_changed(None, Some(worker)));
+        sessions.for_each(|session| indexes.session_changed(None, Some(session)));
+        lives.for_each(|(node, life)| indexes.life_changed(node, life));
+        tombs.for_each(|(id, until)| indexes.moved(Due::Tomb(id), None, Some(until)));
+        lost.for_each(|(id, until)| indexes.moved(Due::Lost(id), None, Some(until)));
+        indexes
+    }
+
+    /// A session came, changed or went.
+    pub(super) fn session_changed(&mut self, before: Option<&Session>, after: Option<&Session>) {
+        let Some(id) = after.or(before).map(|session| session.id) else {
+            return;
+        };
+        let (old, new) = (Keys::of(before), Keys::of(after));
+        for stake in stakes(before) {
+            if !stakes(after).any(|one| one == stake) {
+                self.stakes.remove(&stake);
+            }
+        }
+        for stake in stakes(after) {
+            if !stakes(before).any(|one| one == stake) {
+                self.stakes.insert(stake);
+            }
+        }
+        self.moved(Due::Session(id), old.due, new.due);
+        if old.queue != new.queue {
+            if let Some((version, arrival, tenant)) = old.queue {
+                self.queue.remove(&(version, arrival, id));
+                self.count_queued(version, tenant, -1);
+            }
+            if let Some((version, arrival, tenant)) = new.queue {
+                self.queue.insert((version, arrival, id));
+                self.count_queued(version, tenant, 1);
+            }
+        }
+        if (old.slot, old.idle) != (new.slot, new.idle) {
+            if let Some((worker, since)) = old.idle {
+                self.idle.remove(&(worker, since, id));
+            }
+            if let Some((worker, since)) = new.idle {
+                self.idle.insert((worker, since, id));
+            }
+            if old.slot != new.slot {
+                self.slot_changed(id, old.slot, new.slot);
+            }
+            if let Some((worker, _)) = new.slot.or(old.slot) {
+                self.show(worker);
+            }
+        }
+    }
+
+    fn slot_changed(
+        &mut self,
+        id: RequestId,
+        old: Option<(WorkerId, u32)>,
+        new: Option<(WorkerId, u32)>,
+    ) {
+        if let Some((worker, slot)) = old {
+            self.slots.remove(&(worker, slot));
+            self.holes.insert((worker, slot));
+            if let Some(load) = self.loads.get_mut(&worker) {
+                load.used -= 1;
+            }
+        }
+        if let Some((worker, slot)) = new {
+            self.slots.insert((worker, slot), id);
+            if let Some(load) = self.loads.get_mut(&worker) {
+                load.used += 1;
+                if slot >= load.top {
+                    for hole in load.top..slot {
+                        self.holes.insert((worker, hole));
+                    }
+                    load.top = slot + 1;
+                } else {
+                    self.holes.remove(&(worker, slot));
+                }
+            }
+        }
+    }
+
+    /// A worker came, changed or went. One that goes has no session left.
+    pub(super) fn worker_changed(&mut self, before: Option<&Worker>, after: Option<&Worker>) {
+        let Some(id) = after.or(before).map(|worker| worker.id) else {
+            return;
+        };
+        for stake in attached(before) {
+            if !attached(after).any(|one| one == stake) {
+                self.stakes.remove(&stake);
+            }
+        }
+        for stake in attached(after) {
+            if !attached(before).any(|one| one == stake) {
+                self.stakes.insert(stake);
+            }
+        }
+        self.moved(Due::Worker(id), worker_due(before), worker_due(after));
+        if after.is_some_and(|worker| worker.lost) {
+            self.lost.insert(id);
+        } else {
+            self.lost.remove(&id);
+        }
+        let ready = after.is_some_and(Worker::is_ready);
+        if let Some(load) = self.loads.get_mut(&id) {
+            load.ready = ready;
+        } else if let Some(worker) = after {
+            let load = Load {
+                version: worker.version,
+                slots: worker.slots,
+                ready,
+                used: 0,
+                top: 0,
+                shown: None,
+            };
+            self.loads.insert(id, load);
+        }
+        self.show(id);
+        if after.is_none() {
+            let top = self.loads.remove(&id).map_or(0, |load| load.top);
+            for slot in 0..top {
+                self.holes.remove(&(id, slot));
+            }
+        }
+    }
+
+    /// A node's boot ended, or its sweep did.
+    pub(super) fn life_changed(&mut self, node: NodeId, life: Life) {
+        let due = (Clock(0), Due::Node(node));
+        if life.sweeping {
+            self.due.insert(due);
+        } else {
+            self.due.remove(&due);
+        }
+    }
+
+    /// Something is due at another time, or not any more.
+    pub(super) fn moved(&mut self, what: Due, old: Option<Clock>, new: Option<Clock>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old {
+            self.due.remove(&(old, what));
+        }
+        if let Some(new) = new {
+            self.due.insert((new, what));
+        }
+    }
+
+    fn count_queued(&mut self, version: VersionId, tenant: TenantId, by: i32) {
+        let key = (version, tenant);
+        match self.queued_by(version, tenant).saturating_add_signed(by) {
+            0 => drop(self.queued_by.remove(&key)),
+            count => drop(self.queued_by.insert(key, count)),
+        }
+        let mut pool = self.pool(version);
+        pool.queued = pool.queued.saturating_add_signed(by);
+        self.put_pool(version, pool);
+    }
+
+    /// Brings `free`, `idlest` and `pools` up to date with one worker.
+    fn show(&mut self, worker: WorkerId) {
+        let Some(load) = self.loads.get(&worker).copied() else {
+            return;
+        };
+        let idle = self.idlest_of(worker).map(|(since, _)| since);
+        let shown = load.ready.then_some(Shown {
+            used: load.used,
+            idle,
+        });
+        if shown == load.shown {
+            return;
+        }
+        let mut pool = self.pool(load.version);
+        if let Some(old) = load.shown {
+            self.free.remove(&(load.version, old.used, worker));
+            old.idle
+                .map(|since| self.idlest.remove(&(load.version, since, worker)));
+            pool.ready -= 1;
+            pool.free_slots -= load.slots - old.used;
+        }
+        if let Some(new) = shown {
+            if new.used < load.slots {
+                self.free.insert((load.version, new.used, worker));
+            }
+            new.idle
+                .map(|since| self.idlest.insert((load.version, since, worker)));
+            pool.ready += 1;
+            pool.free_slots += load.slots - new.used;
+        }
+        self.loads.insert(worker, Load { shown, ..load });
+        self.put_pool(load.version, pool);
+    }
+
+    /// Stores a version's sums, and when its queue is to be looked at again.
+    fn put_pool(&mut self, version: VersionId, mut pool: Pool) {
+        let wake = if pool.queued == 0 {
+            None
+        } else if self.least_loaded(version).is_some() {
+            Some(Clock(0))
+        } else {
+            self.idlest(version)
+                .map(|(since, _)| preemptible_from(since))
+        };
+        self.moved(Due::Queue(version), pool.wake, wake);
+        pool.wake = wake;
+        if pool == Pool::default() {
+            self.pools.remove(&version);
+        } else {
+            self.pools.insert(version, pool);
+        }
+    }
+
+    /// The sums of a version.
+    pub(super) fn pool(&self, version: VersionId) -> Pool {
+        self.pools.get(&version).copied().unwrap_or_default()
+    }
+
+    /// How many opens of a tenant wait for a version.
+    pub(super) fn queued_by(&self, version: VersionId, tenant: TenantId) -> u32 {
+        self.queued_by.get(&(version, tenant)).copied().unwrap_or(0)
+    }
+
+    /// The first of a version's queue.
+    pub(super) fn first_queued(&self, version: VersionId) -> Option<RequestId> {
+        let all = (version, 0, RequestId(ID_MIN))..=(version, u64::MAX, RequestId(ID_MAX));
+        self.queue.range(all).next().map(|&(_, _, id)| id)
+    }
+
+    /// The ready worker of a version with the fewest sessions that has a free slot.
+    pub(super) fn least_loaded(&self, version: VersionId) -> Option<WorkerId> {
+        let all = (version, 0, WorkerId(ID_MIN))..=(version, u32::MAX, WorkerId(ID_MAX));
+        self.free.range(all).next().map(|&(_, _, worker)| worker)
+    }
+
+    /// The ready worker of a version with the longest held preemptible session, and since when.
+    pub(super) fn idlest(&self, version: VersionId) -> Option<(Clock, WorkerId)> {
+        let all =
+            (version, Clock(0), WorkerId(ID_MIN))..=(version, Clock(u64::MAX), WorkerId(ID_MAX));
+        self.idlest
+            .range(all)
+            .next()
+            .map(|&(_, since, worker)| (since, worker))
+    }
+
+    /// The longest held preemptible session of a worker, and since when.
+    pub(super) fn idlest_of(&self, worker: WorkerId) -> Option<(Clock, RequestId)> {
+        let all =
+            (worker, Clock(0), RequestId(ID_MIN))..=(worker, Clock(u64::MAX), RequestId(ID_MAX));
+        self.idle
+            .range(all)
+            .next()
+            .map(|&(_, since, id)| (since, id))
+    }
+
+    /// The lowest free slot of a worker that has one.
+    pub(super) fn lowest_free(&self, worker: WorkerId) -> u32 {
+        let hole = self.holes.range((worker, 0)..=(worker, u32::MAX)).next();
+        let top = || self.loads.get(&worker).map_or(0, |load| load.top);
+        hole.map_or_else(top, |&(_, slot)| slot)
+    }
+
+    /// The sessions of a worker by slot.
+    pub(super) fn sessions_of(&self, worker: WorkerId) -> impl Iterator<Item = RequestId> + '_ {
+        self.slots
+            .range((worker, 0)..=(worker, u32::MAX))
+            .map(|(_, &id)| id)
+    }
+
+    /// The session in the lowest used slot of a worker.
+    pub(super) fn first_session_of(&self, worker: WorkerId) -> Option<RequestId> {
+        self.sessions_of(worker).next()
+    }
+
+    /// Something that this boot of a node, or one before it, has here; workers come first.
+    pub(super) fn first_stake(&self, at: NodeBoot) -> Option<Stake> {
+        let from = (
+            NodeBoot { boot: 0, ..at },
+            Stake::Attached(WorkerId(ID_MIN)),
+        );
+        let all = from..=(at, Stake::Inside(RequestId(ID_MAX)));
+        self.stakes.range(all).next().map(|&(_, stake)| stake)
+    }
+
+    /// What a node has here in boots later than this one.
+    pub(super) fn stakes_after(&self, over: NodeBoot) -> impl Iterator<Item = Stake> + '_ {
+        let from = NodeBoot {
+            boot: over.boot.saturating_add(1),
+            ..over
+        };
+        let from = (from, Stake::Attached(WorkerId(ID_MIN)));
+        let to = NodeBoot {
+            boot: u64::MAX,
+            ..over
+        };
+        let all = from..=(to, Stake::Inside(RequestId(ID_MAX)));
+        self.stakes.range(all).map(|&(_, stake)| stake)
+    }
+
+    /// Whether a worker is lost and being swept.
+    pub(super) fn is_lost(&self, worker: WorkerId) -> bool {
+        !self.lost.is_empty() && self.lost.contains(&worker)
+    }
+
+    /// The earliest of what is due by now.
+    pub(super) fn first_due(&self, now: Clock) -> Option<Due> {
+        self.due
+            .get_min()
+            .filter(|(at, _)| *at <= now)
+            .map(|&(_, due)| due)
+    }
+}
