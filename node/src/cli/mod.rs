@@ -12,7 +12,7 @@ mod nouns;
 mod table;
 mod verbs;
 
-use crate::demo;
+use crate::{demo, dev};
 use clap::Parser;
 use exit::{Code, Failure};
 use std::io::Write as _;
@@ -34,6 +34,8 @@ struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    /// Runs a whole cluster on this machine: three regions, a demo function, a key.
+    Dev(dev::Options),
     /// Calls the demo function: opens a session, or resumes one.
     Call(demo::call::Options),
     /// Runs the demo function's worker, an ordinary gRPC server.
@@ -68,6 +70,9 @@ fn run(command: Command) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Code::Other, format!("cannot start threads: {error}")))?;
     runtime.block_on(async {
         match command {
+            Command::Dev(options) => dev::run(options)
+                .await
+                .map_err(|error| Failure::new(Code::Other, error.to_string())),
             Command::Call(options) => demo::call::run(options).await.map_err(|error| {
                 let code = match error {
                     demo::call::Error::Connect { .. } => Code::Unreachable,
