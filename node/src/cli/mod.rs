@@ -40,6 +40,8 @@ enum Command {
     Call(demo::call::Options),
     /// Runs the demo function's worker, an ordinary gRPC server.
     DemoWorker(demo::worker::Options),
+    /// Runs a whole cluster on this machine, with a demo function; acts on the one that runs.
+    Dev(dev::Options),
     #[command(flatten)]
     Noun(nouns::Noun),
 }
@@ -81,6 +83,9 @@ fn run(command: Command) -> Result<(), Failure> {
                 Failure::new(code, error.to_string())
             }),
             Command::DemoWorker(options) => demo::worker::run(options)
+                .await
+                .map_err(|error| Failure::new(Code::Other, error.to_string())),
+            Command::Dev(options) => dev::run(options)
                 .await
                 .map_err(|error| Failure::new(Code::Other, error.to_string())),
             Command::Noun(noun) => print(&verbs::run(noun).await?),

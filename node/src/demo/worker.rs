@@ -14,8 +14,10 @@ use super::inference::{
     ServerReadyResponse,
 };
 use super::model::{self, Memory, Refusal};
+use crate::config::raw::LogFormat;
 use crate::net::{self, TcpListener, TcpStream};
 use crate::tasks::{self, Kind};
+use crate::telemetry;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http_body_util::{BodyExt, Limited};
@@ -60,6 +62,7 @@ pub struct Options {
 pub async fn run(options: Options) -> std::io::Result<()> {
     let listener = net::listen("the demo worker", &options.listen).await?;
     let address = listener.local_addr()?;
+    telemetry::start("info", LogFormat::Text).map_err(std::io::Error::other)?;
     if options.print_address {
         println!("{address}");
     }
