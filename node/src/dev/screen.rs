@@ -103,7 +103,7 @@ fn write(out: &mut String, ready: &Ready, layout: &Layout, program: &Path) -> st
     writeln!(out, "{pontoon} dev start {}\n", first.name)?;
     writeln!(
         out,
-        "Call with Python (python3 -m venv v; v/bin/pip install 'tritonclient[grpc]'; v/bin/python):\n"
+        "Call with Python, as plain gRPC and with tritonclient:\n"
     )?;
     writeln!(out, "{}", PYTHON.trim_start())?;
     writeln!(out, "Look inside:\n")?;
@@ -121,25 +121,39 @@ fn write(out: &mut String, ready: &Ready, layout: &Layout, program: &Path) -> st
     )
 }
 
-/// Works with the generated stubs alone, and as plain gRPC: no Pontoon code in it.
+/// No Pontoon code in it: the protocol's generated stubs, and its own client library.
 const PYTHON: &str = r#"
-import os, grpc
+python3 -m venv /tmp/pontoon-python
+/tmp/pontoon-python/bin/pip install -q 'tritonclient[grpc]'
+/tmp/pontoon-python/bin/python - <<'END'
+import os, grpc, numpy, tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 gateway = os.environ["GRPC_GATEWAY_ADDR"]
-channel = grpc.insecure_channel(gateway if ":" in gateway else gateway + ":10081")
+gateway = gateway if ":" in gateway else gateway + ":10081"
+metadata = {
+    "function-id": os.environ["FUNCTION_ID"],
+    "function-version-id": os.environ["FUNCTION_VERSION_ID"],
+    "authorization": "Bearer " + os.environ["API_KEY"],
+}
+
+channel = grpc.insecure_channel(gateway)
 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-metadata = [
-    ("function-id", os.environ["FUNCTION_ID"]),
-    ("function-version-id", os.environ["FUNCTION_VERSION_ID"]),
-    ("authorization", "Bearer " + os.environ["API_KEY"]),
-]
 request = service_pb2.ModelInferRequest(model_name="sum")
 x = request.inputs.add(name="x", datatype="INT64", shape=[1])
 x.contents.int64_contents.append(40)
-response, call = stub.ModelInfer.with_call(request, metadata=metadata)
-print(response.outputs[0].contents.int64_contents[0], dict(call.initial_metadata())["nvcf-reqid"])
+response, call = stub.ModelInfer.with_call(request, metadata=list(metadata.items()))
+session = dict(call.initial_metadata())["nvcf-reqid"]
+print(response.outputs[0].contents.int64_contents[0], "in session", session)
 channel.close()
+
+client = triton.InferenceServerClient(gateway)
+x = triton.InferInput("x", [1], "INT64")
+x.set_data_from_numpy(numpy.array([2]))
+result = client.infer("sum", [x], headers={**metadata, "nvcf-reqid": session})
+print(result.as_numpy("sum")[0], "in session", result.as_numpy("session")[0].decode())
+client.close()
+END
 "#;
 
 #[cfg(test)]
