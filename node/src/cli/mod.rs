@@ -40,8 +40,6 @@ enum Command {
     Call(demo::call::Options),
     /// Runs the demo function's worker, an ordinary gRPC server.
     DemoWorker(demo::worker::Options),
-    /// Runs a whole cluster on this machine, with a demo function; acts on the one that runs.
-    Dev(dev::Options),
     #[command(flatten)]
     Noun(nouns::Noun),
 }
@@ -72,9 +70,6 @@ fn run(command: Command) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Code::Other, format!("cannot start threads: {error}")))?;
     runtime.block_on(async {
         match command {
-            Command::Dev(options) => dev::run(options)
-                .await
-                .map_err(|error| Failure::new(Code::Other, error.to_string())),
             Command::Call(options) => demo::call::run(options).await.map_err(|error| {
                 let code = match error {
                     demo::call::Error::Connect { .. } => Code::Unreachable,
