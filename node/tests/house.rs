@@ -71,7 +71,11 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
 ];
 
 /// (file, confined word, why it may).
-const CONFINED_EXCEPTIONS: &[(&str, &str, &str)] = &[];
+const CONFINED_EXCEPTIONS: &[(&str, &str, &str)] = &[(
+    "raft/src/machine.rs",
+    "bincode::",
+    "only feeds a hash for comparing replicas: nothing of it is stored or read back",
+)];
 
 /// Words that may be nowhere in the code.
 const NOWHERE: &[(&str, &str)] = &[
