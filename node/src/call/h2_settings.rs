@@ -1,9 +1,9 @@
-//! The HTTP/2 settings of both edges of a call: towards clients and, through tunnels, to workers.
+//! The HTTP/2 settings towards clients; those towards workers are the tunnel driver's.
 //!
-//! Both sides share the windows, because a proxy's memory per stream is what it lets either side
-//! send ahead of the other.
+//! Both have the same windows, because a proxy's memory per stream is what it lets either side send
+//! ahead of the other.
 
-use h2::{client, server};
+use h2::server;
 use std::time::Duration;
 
 /// How many bytes of one stream may be on their way or held here, per direction: 256 KiB.
@@ -48,25 +48,6 @@ pub fn towards_client(streams_max: u32) -> server::Builder {
         .max_concurrent_reset_streams(streams_max as usize)
         .reset_stream_duration(RESET_MEMORY)
         .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
-        .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(DATA_FRAME_BUDGET);
-    builder
-}
-
-/// Settings of our side of a tunnel, on which we are the HTTP client.
-///
-/// A tunnel outlives any number of cancelled calls, so what the worker still sends for them never
-/// counts against it: by default the 1,025th such frame would end the tunnel and all its calls.
-pub fn towards_worker() -> client::Builder {
-    let mut builder = client::Builder::new();
-    builder
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(HEADER_LIST_MAX)
-        .max_concurrent_reset_streams(4096)
-        .max_local_error_reset_streams(None)
-        .reset_stream_duration(RESET_MEMORY)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET);
     builder

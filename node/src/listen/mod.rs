@@ -1,1 +1,63 @@
-//! Client sockets: accept, speak HTTP, hand calls on.
+//! The client listener: accepts, bounds, and hands each connection to [`connection`].
+//!
+//! HTTP/2 with prior knowledge. Left out so far: HTTP/1.1, h2c by upgrade, TLS, PROXY headers.
+
+pub mod connection;
+pub mod limits;
+
+use crate::call::{Context, Joins};
+use crate::drain::{Draining, Stage};
+use crate::net::TcpListener;
+use crate::tasks::{self, Kind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// How long accepting pauses after an error: out of descriptors, most likely, and trying again at
+/// once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Numbers the connections of this process, for the log.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// Accepts and serves until the node drains; returns when every connection has ended.
+pub async fn serve<J: Joins>(listener: TcpListener, cx: Arc<Context<J>>, draining: Draining) {
+    let max = cx.limits.connections_max;
+    let places = Arc::new(Semaphore::new(max));
+    let mut leaving = draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = leaving.reached(Stage::Draining) => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a client connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            cx.counters.connections_refused.up();
+            continue;
+        };
+        // Without it small answers wait for the peer's delayed ACK; nothing breaks if it fails.
+        let _slower = stream.set_nodelay(true);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let (cx, draining) = (cx.clone(), draining.clone());
+        tasks::spawn(Kind::Worker, "client connection", async move {
+            cx.counters.connections_total.up();
+            let _gauge = cx.counters.connections.while_held();
+            let reason = connection::serve(cx.clone(), number, peer, stream, draining).await;
+            tracing::debug!(connection = number, %peer, ?reason, "a client connection ended");
+            drop(place);
+        });
+    }
+    drop(listener);
+    // All places back means that no connection is left.
+    let all = u32::try_from(max).unwrap_or(u32::MAX);
+    let _all_back = places.acquire_many(all).await;
+}

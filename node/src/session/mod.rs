@@ -1,5 +1,7 @@
 //! Sessions, as one node takes part in them: opening, resuming, entering, leaving.
 
+pub mod pin;
+
 use crate::tunnel::Tunnel;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, RegionId, RequestId, TenantId};
@@ -42,6 +44,13 @@ pub struct Target {
 pub struct Joined {
     target: Target,
     tunnel: Tunnel,
+}
+
+impl Ask {
+    /// What is left until the deadline.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(crate::clock::now())
+    }
 }
 
 impl Joined {

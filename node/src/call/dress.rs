@@ -1,0 +1,452 @@
+//! What the worker sees of a request, and what the client sees of an answer (C-FWD, C-RSP).
+//!
+//! Pure: headers in, headers out.
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, Request, Uri, Version, request};
+use pontoon_proto::head::{self, COOKIE_NAME, Protocols, REQUEST_ID};
+use pontoon_proto::id::{FunctionId, RequestId, TenantId, VersionId};
+
+/// Who calls what, as the worker is told (C-FWD-3).
+#[derive(Clone, Copy, Debug)]
+pub struct Introduction<'a> {
+    /// The session.
+    pub session: RequestId,
+    /// `nvcf-ncaid`.
+    pub tenant: TenantId,
+    /// `nvcf-sub`.
+    pub subject: &'a str,
+    /// `nvcf-function-id`.
+    pub function: FunctionId,
+    /// `nvcf-function-version-id`.
+    pub version: VersionId,
+    /// `nvcf-function-name`.
+    pub function_name: &'a str,
+    /// `nvcf-region`: the entry node's.
+    pub region: &'a str,
+    /// Whether credentials reach the worker.
+    pub forward_credentials: bool,
+}
+
+/// A head that can't be passed on: it has neither an authority nor a `host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoAuthority;
+
+/// The request as it goes through the tunnel. Method, path and authority stay; the scheme is `http`.
+///
+/// # Errors
+///
+/// [`NoAuthority`], which HTTP/2 can't express and HTTP/1.1 forbids.
+pub fn for_worker(
+    request: &request::Parts,
+    introduction: &Introduction<'_>,
+) -> Result<Request<()>, NoAuthority> {
+    let authority = match request.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => request
+            .headers
+            .get(http::header::HOST)
+            .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+            .ok_or(NoAuthority)?,
+    };
+    let mut uri = request.uri.clone().into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(authority);
+    if uri.path_and_query.is_none() {
+        uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    }
+
+    let mut headers = request.headers.clone();
+    drop_hop_by_hop(&mut headers);
+    drop_forwarded(&mut headers);
+    if !introduction.forward_credentials {
+        headers.remove(AUTHORIZATION);
+        drop_our_cookie(&mut headers);
+    }
+    drop_our_protocols(&mut headers, introduction.forward_credentials);
+    set(&mut headers, REQUEST_ID, &introduction.session.to_string());
+    set(&mut headers, "nvcf-ncaid", &introduction.tenant.to_string());
+    set(&mut headers, "nvcf-sub", introduction.subject);
+    set(
+        &mut headers,
+        "nvcf-function-id",
+        &introduction.function.to_string(),
+    );
+    set(
+        &mut headers,
+        "nvcf-function-version-id",
+        &introduction.version.to_string(),
+    );
+    set(
+        &mut headers,
+        "nvcf-function-name",
+        introduction.function_name,
+    );
+    set(&mut headers, "nvcf-region", introduction.region);
+
+    let mut out = Request::new(());
+    *out.method_mut() = request.method.clone();
+    *out.version_mut() = Version::HTTP_2;
+    *out.uri_mut() = Uri::from_parts(uri).map_err(|_| NoAuthority)?;
+    *out.headers_mut() = headers;
+    Ok(out)
+}
+
+/// The answer's headers as the client sees them: the worker's, minus what belongs to its connection,
+/// with the session's id in place of whatever it said; and behind its cookies ours, when this is the
+/// session's first answer on this client connection.
+pub fn for_client(headers: &mut HeaderMap, session: RequestId, cookie: bool) {
+    drop_hop_by_hop(headers);
+    let id = session.to_string();
+    set(headers, REQUEST_ID, &id);
+    if cookie
+        && let Ok(value) =
+            HeaderValue::from_str(&format!("{COOKIE_NAME}={id}; Path=/; SameSite=Lax"))
+    {
+        headers.append(SET_COOKIE, value);
+    }
+}
+
+/// Clears the client's cookie, in the form without a path that older cookies have, byte for byte,
+/// and in the form that we set.
+pub fn clear_cookie(headers: &mut HeaderMap) {
+    for form in [
+        "nvcf-request-id=; Max-Age=0",
+        "nvcf-request-id=; Max-Age=0; Path=/; SameSite=Lax",
+    ] {
+        headers.append(SET_COOKIE, HeaderValue::from_static(form));
+    }
+}
+
+/// Drops what concerns one connection only (RFC 9110 7.6.1), also what `connection` names; `te:
+/// trailers` stays, because gRPC asks for it end to end.
+fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .filter(|name| name != TE)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [
+        TRANSFER_ENCODING,
+        UPGRADE,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ] {
+        headers.remove(name);
+    }
+    if headers.contains_key(TE) {
+        let trailers = headers
+            .get_all(TE)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+            .any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// A client's word on who it is never passes (C-FWD-9).
+fn drop_forwarded(headers: &mut HeaderMap) {
+    headers.remove(FORWARDED);
+    let named: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-forwarded-"))
+        .cloned()
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Takes our cookie out of the `cookie` headers; the others stay as they are, in their order.
+fn drop_our_cookie(headers: &mut HeaderMap) {
+    let ours = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .split(|&b| b == b';')
+            .any(|pair| head::our_cookie(pair).is_some())
+    };
+    if !headers.get_all(COOKIE).iter().any(ours) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| {
+            let pairs: Vec<&[u8]> = value
+                .as_bytes()
+                .split(|&b| b == b';')
+                .map(<[u8]>::trim_ascii)
+                .filter(|pair| !pair.is_empty() && head::our_cookie(pair).is_none())
+                .collect();
+            if pairs.is_empty() {
+                return None;
+            }
+            HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok()
+        })
+        .collect();
+    headers.remove(COOKIE);
+    for value in kept {
+        headers.append(COOKIE, value);
+    }
+}
+
+/// Takes the credential out of an offered WebSocket protocol list, and our other items unless the
+/// version wants them (C-WSP-2).
+fn drop_our_protocols(headers: &mut HeaderMap, keep_ours: bool) {
+    if !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        return;
+    }
+    let ours = |item: &str| {
+        item.split_once('.').is_some_and(|(key, _)| {
+            key.eq_ignore_ascii_case("authorization")
+                || (!keep_ours
+                    && [
+                        head::FUNCTION_ID,
+                        head::VERSION_ID,
+                        head::REQUEST_ID,
+                        head::ABSORB,
+                        head::WINDOW,
+                    ]
+                    .iter()
+                    .any(|name| key.eq_ignore_ascii_case(name)))
+        })
+    };
+    let kept = Protocols::read(headers)
+        .items()
+        .iter()
+        .copied()
+        .filter(|item| !ours(item.trim()))
+        .collect::<Vec<_>>()
+        .join(", ");
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if !kept.is_empty()
+        && let Ok(kept) = HeaderValue::from_str(&kept)
+    {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);
+    }
+}
+
+/// Sets a header to a value that may come from an operator's keyboard: what can't be in a header is
+/// left out of it. Whatever the client said under that name is gone in any case.
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    let value = HeaderValue::from_str(value).or_else(|_| {
+        let plain: String = value.chars().filter(|c| !c.is_control()).collect();
+        HeaderValue::from_str(&plain)
+    });
+    match value {
+        Ok(value) => headers.insert(name, value),
+        Err(_) => headers.remove(name),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "67e55044-10b1-826f-9247-bb680e5fe0c8";
+
+    fn introduction() -> Introduction<'static> {
+        Introduction {
+            session: ID.parse().unwrap(),
+            tenant: "11111111-1111-4111-8111-111111111111".parse().unwrap(),
+            subject: "alice",
+            function: "22222222-2222-4222-8222-222222222222".parse().unwrap(),
+            version: "33333333-3333-4333-8333-333333333333".parse().unwrap(),
+            function_name: "echo",
+            region: "us-east",
+            forward_credentials: false,
+        }
+    }
+
+    fn request(headers: &[(&str, &str)]) -> request::Parts {
+        let mut builder = Request::builder()
+            .method("POST")
+            .uri("http://example.com:10081/pkg.Service/Method?q=1");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn dressed(headers: &[(&str, &str)]) -> Request<()> {
+        for_worker(&request(headers), &introduction()).unwrap()
+    }
+
+    #[test]
+    fn c_fwd_1_hop_by_hop_headers_stay_behind_and_te_trailers_passes() {
+        let out = dressed(&[
+            ("te", "trailers, deflate"),
+            ("connection", "x-mine, keep-alive, te"),
+            ("x-mine", "1"),
+            ("keep-alive", "300"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "secret"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-other", "stays"),
+            ("nvcf-reqid", "a made-up one"),
+        ]);
+        for gone in [
+            "connection",
+            "x-mine",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authorization",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            assert!(!out.headers().contains_key(gone), "{gone}");
+        }
+        assert_eq!(out.headers()["te"], "trailers");
+        assert_eq!(out.headers()["x-other"], "stays");
+        assert_eq!(out.headers()["nvcf-reqid"], ID);
+        assert!(!dressed(&[("te", "gzip")]).headers().contains_key("te"));
+    }
+
+    #[test]
+    fn c_fwd_2_the_credential_and_our_cookie_stay_behind() {
+        let cookie = format!("a=1; nvcf-request-id={ID}; b=\"2;\"");
+        let out = dressed(&[
+            ("authorization", "Bearer secret"),
+            ("cookie", &cookie),
+            ("cookie", "nvcf-request-id=x"),
+            ("cookie", "c=3"),
+            (
+                "sec-websocket-protocol",
+                "authorization.secret, function-id.x, graphql",
+            ),
+        ]);
+        assert!(!out.headers().contains_key("authorization"));
+        let cookies: Vec<_> = out.headers().get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=\"2; \"", "c=3"]);
+        assert_eq!(out.headers()["sec-websocket-protocol"], "graphql");
+        assert!(!format!("{out:?}").contains("secret"));
+    }
+
+    #[test]
+    fn c_fwd_2_a_version_may_want_the_credentials() {
+        let cookie = format!("nvcf-request-id={ID}");
+        let parts = request(&[
+            ("authorization", "Bearer secret"),
+            ("cookie", &cookie),
+            (
+                "sec-websocket-protocol",
+                "authorization.secret, function-id.x",
+            ),
+        ]);
+        let wants = Introduction {
+            forward_credentials: true,
+            ..introduction()
+        };
+        let out = for_worker(&parts, &wants).unwrap();
+        assert_eq!(out.headers()["authorization"], "Bearer secret");
+        assert_eq!(out.headers()["cookie"], cookie);
+        assert_eq!(out.headers()["sec-websocket-protocol"], "function-id.x");
+    }
+
+    #[test]
+    fn c_fwd_3_the_worker_is_told_who_calls_and_the_client_is_not_believed() {
+        let out = dressed(&[
+            ("nvcf-ncaid", "mallory"),
+            ("nvcf-sub", "mallory"),
+            ("nvcf-region", "mallory"),
+            ("nvcf-function-name", "mallory"),
+            ("nvcf-function-id", "mallory"),
+            ("nvcf-function-version-id", "mallory"),
+        ]);
+        for (name, value) in [
+            ("nvcf-ncaid", "11111111-1111-4111-8111-111111111111"),
+            ("nvcf-sub", "alice"),
+            ("nvcf-function-id", "22222222-2222-4222-8222-222222222222"),
+            (
+                "nvcf-function-version-id",
+                "33333333-3333-4333-8333-333333333333",
+            ),
+            ("nvcf-function-name", "echo"),
+            ("nvcf-region", "us-east"),
+        ] {
+            let all: Vec<_> = out.headers().get_all(name).iter().collect();
+            assert_eq!(all, [value], "{name}");
+        }
+        let odd = Introduction {
+            subject: "a\r\nx: y",
+            ..introduction()
+        };
+        let out = for_worker(&request(&[]), &odd).unwrap();
+        assert_eq!(out.headers()["nvcf-sub"], "ax: y");
+    }
+
+    #[test]
+    fn c_fwd_4_method_path_and_authority_stay_and_the_scheme_is_http() {
+        let mut parts = request(&[("traceparent", "00-1-2-01"), ("grpc-timeout", "5S")]);
+        parts.uri = "https://example.com:10081/pkg.Service/Method?q=1"
+            .parse()
+            .unwrap();
+        let out = for_worker(&parts, &introduction()).unwrap();
+        assert_eq!(out.method(), "POST");
+        assert_eq!(out.uri(), "http://example.com:10081/pkg.Service/Method?q=1");
+        assert_eq!(out.headers()["traceparent"], "00-1-2-01");
+        assert_eq!(out.headers()["grpc-timeout"], "5S");
+
+        parts.uri = "/only/a/path".parse().unwrap();
+        assert_eq!(
+            for_worker(&parts, &introduction()).unwrap_err(),
+            NoAuthority
+        );
+        parts
+            .headers
+            .insert("host", HeaderValue::from_static("example.com"));
+        let out = for_worker(&parts, &introduction()).unwrap();
+        assert_eq!(out.uri(), "http://example.com/only/a/path");
+    }
+
+    #[test]
+    fn c_fwd_9_a_client_does_not_say_where_it_comes_from() {
+        let out = dressed(&[
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        assert!(!format!("{:?}", out.headers()).contains("forwarded"));
+    }
+
+    #[test]
+    fn c_rsp_1_and_2_the_id_replaces_the_workers_and_the_cookie_comes_last() {
+        let id = ID.parse().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.append("nvcf-reqid", HeaderValue::from_static("theirs"));
+        headers.append("nvcf-reqid", HeaderValue::from_static("theirs too"));
+        headers.append("set-cookie", HeaderValue::from_static("theirs=1"));
+        for_client(&mut headers, id, true);
+        let ids: Vec<_> = headers.get_all("nvcf-reqid").iter().collect();
+        assert_eq!(ids, [ID]);
+        let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
+        assert_eq!(
+            cookies,
+            [
+                "theirs=1",
+                &format!("nvcf-request-id={ID}; Path=/; SameSite=Lax")
+            ]
+        );
+        let mut headers = HeaderMap::new();
+        for_client(&mut headers, id, false);
+        assert!(!headers.contains_key("set-cookie"));
+    }
+}
