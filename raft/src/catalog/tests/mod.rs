@@ -1,1 +1,4 @@
-//! Tests of the catalog.
+//! Tests of the catalog: scripts per rule, and replicas against each other.
+
+mod pins;
+mod rules;

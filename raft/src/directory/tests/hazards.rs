@@ -296,7 +296,7 @@ fn h_21_a_lost_worker_never_comes_back_and_its_sessions_are_over() {
     let mut world = World::with_worker(2);
     world.bind(1, at(2, 1));
     assert_eq!(world.detach(1, at(1, 1), 1), Reply::Done);
-    assert_eq!(world.state.has_worker(version(1)), false);
+    assert!(!world.state.has_worker(version(1)));
     world.pass(2_000);
     assert_eq!(world.place(1), "bound 1/0");
     world.pass(1_000);

@@ -1,4 +1,9 @@
-//! Tests of the directory: scripts per hazard, a model, and measures.
+//! Tests of the directory: scripts per hazard and per rule, a model, and measures.
 
 mod hazards;
+mod measure;
+mod model;
+mod oracle;
+mod pins;
+mod rules;
 mod script;
