@@ -107,7 +107,10 @@ async fn greet(mut stream: TcpStream, control: &Control, tunnels: &Tunnels) -> i
             let _or_gone = waiter.send(incoming);
             Ok(())
         }
-        Some(Parsed::Refused(refusal)) => answer(stream, &refusal.answer()).await,
+        Some(Parsed::Refused(refusal)) => {
+            tunnels.desk().count(refusal.label());
+            answer(stream, &refusal.answer()).await
+        }
         Some(Parsed::Incomplete) => Ok(()),
     }
 }

@@ -226,8 +226,12 @@ async fn introduce(tunnels: &Tunnels, hello: Hello, grant: Grant) -> Result<Intr
     let malformed = |text: &str| (Reason::Malformed, text.to_owned());
     let worker = WorkerId::from_slice(&hello.worker_id)
         .ok_or_else(|| malformed("worker_id must have 16 bytes"))?;
-    let version = VersionId::from_slice(&hello.version_id)
-        .ok_or_else(|| malformed("version_id must have 16 bytes"))?;
+    // A sidecar that names no version runs the one that its key is for.
+    let version = match hello.version_id.is_empty() {
+        true => grant.version,
+        false => VersionId::from_slice(&hello.version_id)
+            .ok_or_else(|| malformed("version_id must have 16 bytes"))?,
+    };
     if version != grant.version {
         return Err((
             Reason::Key,

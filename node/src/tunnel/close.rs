@@ -54,6 +54,19 @@ impl CloseReason {
     }
 }
 
+/// The labels of all reasons, for metrics.
+pub fn labels() -> [&'static str; 8] {
+    CloseReason::ALL.map(CloseReason::label)
+}
+
+/// The labels of HTTP/2 error codes: RFC 9113's, 0x0 to 0xd, and [`NO_CODE`] for all else.
+pub const CODES: [&str; 15] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", NO_CODE,
+];
+
+/// The label of a close without a known HTTP/2 error code.
+pub const NO_CODE: &str = "none";
+
 /// A close with what the other side said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
@@ -63,6 +76,14 @@ pub struct Close {
     pub code: Option<u32>,
     /// The other side's text, or the error's; printable and at most [`TEXT_MAX`] bytes.
     pub text: String,
+}
+
+impl Close {
+    /// The label of its code.
+    pub fn code_label(&self) -> &'static str {
+        let code = self.code.and_then(|code| CODES.get(code as usize));
+        code.copied().unwrap_or(NO_CODE)
+    }
 }
 
 /// The most of a peer's text that is kept, in bytes.

@@ -3,8 +3,8 @@
 //! A ticket and its waiter live under one lock, so a CONNECT is either good and handed over, or
 //! refused; a waiter that gives up takes its ticket along.
 
-use super::metrics;
 use super::prefixed::ByteStream;
+use crate::ops::metrics::Metrics;
 use crate::{clock, random};
 use pontoon_proto::id::{NodeBoot, RequestId, WorkerId};
 use pontoon_proto::ticket::{Presented, Refusal, Table, Ticket};
@@ -23,6 +23,7 @@ pub(super) struct Desk(Arc<Inner>);
 
 struct Inner {
     started: Instant,
+    metrics: Arc<Metrics>,
     table: Mutex<Waiters>,
 }
 
@@ -48,9 +49,10 @@ impl Drop for Waiting {
 }
 
 impl Desk {
-    pub(super) fn new(at: NodeBoot) -> Self {
+    pub(super) fn new(at: NodeBoot, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             started: clock::now(),
+            metrics,
             table: Mutex::new(Waiters {
                 tickets: Table::new(at),
                 waiting: BTreeMap::new(),
@@ -72,7 +74,7 @@ impl Desk {
             .mint(self.now(), random::bytes(), id, worker)?;
         table.waiting.insert(ticket.nonce, sender);
         drop(table);
-        metrics::token_issued();
+        self.0.metrics.worker_token_issued.add();
         Some(Waiting {
             ticket,
             stream,
@@ -88,7 +90,7 @@ impl Desk {
         worker: Option<WorkerId>,
     ) -> Result<oneshot::Sender<Incoming>, Refusal> {
         let Some(ticket) = Ticket::parse(ticket) else {
-            metrics::connect(Err(Refusal::Unknown), None);
+            self.count(Refusal::Unknown.label());
             return Err(Refusal::Unknown);
         };
         let presented = Presented { ticket, id, worker };
@@ -99,8 +101,19 @@ impl Desk {
             Err(refusal) => Err(refusal),
         };
         drop(table);
-        metrics::connect(waiter.as_ref().map(|_| ()).map_err(|r| *r), judgement.age);
+        self.count(waiter.as_ref().map_or_else(|r| r.label(), |_| "ok"));
+        if let Some(age) = judgement.age {
+            match waiter {
+                Ok(_) => self.0.metrics.token_age_ok.observe(age),
+                Err(_) => self.0.metrics.token_age_refused.observe(age),
+            }
+        }
         waiter
+    }
+
+    /// Counts how a CONNECT came out.
+    pub(super) fn count(&self, result: &str) {
+        self.0.metrics.worker_connect.add(result);
     }
 
     fn now(&self) -> Duration {

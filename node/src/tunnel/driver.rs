@@ -8,7 +8,9 @@ use super::close::{Close, CloseReason, Closing};
 use super::desk::Incoming;
 use super::pool::{Dialing, Pool};
 use super::pulse::{Pulse, Verdict};
-use super::{Tunnel, metrics};
+use super::{Shared, Tunnel};
+use crate::call::h2_settings;
+use crate::ops::metrics::{Entered, Metrics};
 use crate::session::Target;
 use crate::{clock, tasks};
 use bytes::Bytes;
@@ -24,9 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How often a tunnel's pulse is looked at; a death is noticed at most this much late.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// How many bytes of one stream may be on their way to us.
-const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// What is known of a tunnel, whoever uses it.
 #[derive(Debug)]
@@ -72,7 +71,7 @@ impl Life {
 /// Makes a tunnel of a stream that a sidecar opened; `None` when the stream broke at once, or the
 /// session ended while it was dialed.
 pub(super) async fn start(
-    pool: &Pool,
+    shared: &Shared,
     dialing: Dialing,
     target: Target,
     stream: Incoming,
@@ -82,7 +81,8 @@ pub(super) async fn start(
         inner: stream,
         meter: Arc::clone(&meter),
     };
-    let (sender, connection) = settings().handshake::<_, Bytes>(metered).await.ok()?;
+    let handshake = h2_settings::towards_worker().handshake::<_, Bytes>(metered);
+    let (sender, connection) = handshake.await.ok()?;
     let life = Arc::new(Life {
         target,
         closing: Closing::default(),
@@ -94,35 +94,22 @@ pub(super) async fn start(
     if !dialing.up(Arc::clone(&life)) {
         return None;
     }
-    metrics::opened();
+    shared.metrics.worker_connection_opened.add();
     let tunnel = Tunnel::new(sender.clone(), Arc::clone(&life));
-    let run = run(
-        pool.clone(),
-        life,
-        connection,
-        Arc::downgrade(&tunnel.inner),
-    );
+    let count = Count {
+        metrics: Arc::clone(&shared.metrics),
+        _active: shared.metrics.worker_connections_active.enter(),
+    };
+    let users = Arc::downgrade(&tunnel.inner);
+    let run = run(shared.pool.clone(), life, connection, users, count);
     tasks::spawn(tasks::Kind::Worker, "tunnel", run);
     Some(tunnel)
 }
 
-/// The HTTP/2 settings of our side of a tunnel.
-///
-/// A tunnel outlives any number of cancelled calls, so the count of streams that we reset has no
-/// limit here; the windows are those of the dependencies' measurements: 256 KiB per stream, and 64
-/// of these per connection, so that stalled streams leave room for others.
-fn settings() -> h2::client::Builder {
-    const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
-    let mut builder = h2::client::Builder::new();
-    builder
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(64 * 1024)
-        .max_local_error_reset_streams(None)
-        .max_concurrent_reset_streams(4096)
-        .data_frame_budget(CONNECTION_WINDOW as usize);
-    builder
+/// Where a tunnel is counted; it counts as active as long as this lives.
+struct Count {
+    metrics: Arc<Metrics>,
+    _active: Entered,
 }
 
 async fn run(
@@ -130,6 +117,7 @@ async fn run(
     life: Arc<Life>,
     mut connection: Connection<Metered, Bytes>,
     users: std::sync::Weak<super::Inner>,
+    count: Count,
 ) {
     let started = clock::now();
     let mut pulse = Pulse::default();
@@ -146,7 +134,7 @@ async fn run(
                     Verdict::Quiet => {}
                     Verdict::Ask => {
                         // Refused only while an earlier SETTINGS is unanswered, which asks as well.
-                        let _or_asked = connection.set_initial_window_size(STREAM_WINDOW);
+                        let _or_asked = connection.set_initial_window_size(h2_settings::STREAM_WINDOW);
                     }
                     Verdict::Dead => {
                         life.closing.record(CloseReason::Silent, None, "no answer to a probe");
@@ -162,7 +150,7 @@ async fn run(
     life.closed.store(true, Ordering::Release);
     drop(connection);
     pool.gone(&life);
-    report(&life, started.elapsed());
+    report(&life, started.elapsed(), &count.metrics);
 }
 
 fn record(life: &Life, result: Result<(), h2::Error>, released: bool) {
@@ -185,14 +173,16 @@ fn record(life: &Life, result: Result<(), h2::Error>, released: bool) {
 }
 
 /// One wide event per tunnel.
-fn report(life: &Life, lasted: Duration) {
+fn report(life: &Life, lasted: Duration, metrics: &Metrics) {
     let fallback = Close {
         reason: CloseReason::Broken,
         code: None,
         text: String::new(),
     };
     let close = life.closing.get().unwrap_or(&fallback);
-    metrics::closed(close, lasted);
+    metrics.worker_connection_closed.add(close.reason.label());
+    metrics.worker_connection_close_code.add(close.code_label());
+    metrics.worker_connection_duration.observe(lasted);
     let target = &life.target;
     tracing::info!(
         session = %target.id,

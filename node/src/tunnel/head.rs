@@ -106,6 +106,17 @@ impl Refusal {
         }
     }
 
+    /// The metric label of those refusals of a CONNECT that are decided here; the ticket's have
+    /// their own.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Refusal::MissingAuth => "missing_auth",
+            Refusal::MissingId => "missing_id",
+            Refusal::InvalidId => "invalid_id",
+            _ => "",
+        }
+    }
+
     /// The whole answer; the connection closes after it.
     pub(super) fn answer(self) -> String {
         let (status, text) = self.parts();

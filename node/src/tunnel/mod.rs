@@ -17,7 +17,6 @@ mod desk;
 mod directories;
 mod driver;
 mod head;
-mod metrics;
 mod open;
 mod pool;
 mod prefixed;
@@ -31,6 +30,7 @@ pub use prefixed::{ByteStream, Prefixed};
 pub use sidecars::{PassOutcome, Sidecars};
 pub use watch::end_session;
 
+use crate::ops::metrics::Metrics;
 use crate::session::Target;
 use crate::tasks;
 use bytes::Bytes;
@@ -119,6 +119,8 @@ pub struct Parts {
     pub cluster: [u8; 16],
     /// This node's name, told to sidecars.
     pub name: String,
+    /// What this node counts.
+    pub metrics: Arc<Metrics>,
     /// Cancelled when the node stops: control streams and tunnels close.
     pub stop: CancellationToken,
 }
@@ -133,6 +135,7 @@ struct Shared {
     advertised: String,
     cluster: [u8; 16],
     name: String,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
     sidecars: Sidecars,
     desk: desk::Desk,
@@ -150,7 +153,6 @@ impl Shared {
 impl Tunnels {
     /// The tunnels of a node, and the task that keeps them in step with the directories.
     pub fn start(parts: Parts) -> Self {
-        metrics::init();
         let at = *parts.directories.boots().borrow();
         let tunnels = Self(Arc::new(Shared {
             directories: parts.directories,
@@ -158,9 +160,10 @@ impl Tunnels {
             advertised: parts.advertised,
             cluster: parts.cluster,
             name: parts.name,
+            metrics: Arc::clone(&parts.metrics),
             stop: parts.stop,
             sidecars: Sidecars::default(),
-            desk: desk::Desk::new(at),
+            desk: desk::Desk::new(at, parts.metrics),
             pool: pool::Pool::default(),
             streams: AtomicU64::new(0),
         }));

@@ -41,7 +41,7 @@ pub(super) async fn dial(
         error = pass(shared, target, &message, deadline) => return Err(error),
         () = sleep_until(deadline) => return Err(last_word(shared, target)),
     };
-    driver::start(&shared.pool, dialing, *target, stream)
+    driver::start(shared, dialing, *target, stream)
         .await
         .ok_or(LinkError::NoDial)
 }

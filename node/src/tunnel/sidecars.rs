@@ -3,7 +3,6 @@
 //! One control stream per worker id. A stream's queue is bounded: a sidecar that takes nothing for
 //! [`QUEUE`] messages is as good as not attached, and its silence will end the stream.
 
-use super::metrics;
 use pontoon_proto::id::{RequestId, WorkerId};
 use pontoon_proto::peer::pass_reply::Outcome;
 use pontoon_proto::worker::NodeMessage;
@@ -87,7 +86,6 @@ impl Drop for Place {
         let mut streams = self.sidecars.lock();
         if streams.get(&self.worker).map(|s| s.number) == Some(self.number) {
             streams.remove(&self.worker);
-            metrics::attached(-1.0);
         }
     }
 }
@@ -172,7 +170,6 @@ impl Sidecars {
             waiting: BTreeMap::new(),
         };
         streams.insert(worker, stream);
-        metrics::attached(1.0);
         Some(Place {
             sidecars: self.clone(),
             worker,

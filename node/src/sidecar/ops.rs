@@ -1,0 +1,106 @@
+//! The sidecar's own `/livez`, `/readyz` and `/metrics` (contract K-OPS-1).
+
+use super::Counters;
+use crate::net::{TcpListener, TcpStream};
+use crate::tasks;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+/// How many connections are served at once; more wait in the backlog.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a head may take.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is shown.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) counters: Arc<Counters>,
+    pub(super) attached: watch::Receiver<usize>,
+}
+
+/// Serves for ever.
+pub(super) async fn serve(listener: TcpListener, shown: Shown) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let shown = shown.clone();
+        tasks::spawn(tasks::Kind::Worker, "sidecar-ops", async move {
+            connection(stream, shown).await;
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, shown: Shown) {
+    let answer = move |request: http::Request<Incoming>| {
+        let answer = answer(&request, &shown);
+        async move { Ok::<_, Infallible>(answer) }
+    };
+    let _how = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer))
+        .await;
+}
+
+fn answer(request: &http::Request<Incoming>, shown: &Shown) -> Response<Full<Bytes>> {
+    let attached = *shown.attached.borrow();
+    let (status, kind, text) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/livez") => (StatusCode::OK, JSON, r#"{"alive":true}"#.to_owned()),
+        (&Method::GET, "/readyz") => {
+            let status = match attached {
+                0 => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::OK,
+            };
+            let json = format!(r#"{{"ready":{},"attached":{attached}}}"#, attached > 0);
+            (status, JSON, json)
+        }
+        (&Method::GET, "/metrics") => (StatusCode::OK, PLAIN, metrics(shown, attached)),
+        _ => (StatusCode::NOT_FOUND, PLAIN, "not found\n".to_owned()),
+    };
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    let kind = http::HeaderValue::from_static(kind);
+    response.headers_mut().insert("content-type", kind);
+    response
+}
+
+const JSON: &str = "application/json";
+const PLAIN: &str = "text/plain; version=0.0.4";
+
+fn metrics(shown: &Shown, attached: usize) -> String {
+    let counters = &shown.counters;
+    let series = [
+        ("gauge", "attached_nodes", attached as u64),
+        ("gauge", "tunnels_open", counters.tunnels_open.get()),
+        (
+            "counter",
+            "tunnels_opened_total",
+            counters.tunnels_opened.get(),
+        ),
+        ("counter", "dials_failed_total", counters.dials_failed.get()),
+        (
+            "counter",
+            "sessions_ended_total",
+            counters.sessions_ended.get(),
+        ),
+        ("counter", "worker_lives_total", counters.lives.get()),
+    ];
+    let line = |(kind, name, value): &(&str, &str, u64)| {
+        format!("# TYPE pontoon_sidecar_{name} {kind}\npontoon_sidecar_{name} {value}\n")
+    };
+    series.iter().map(line).collect()
+}
