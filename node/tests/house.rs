@@ -26,6 +26,10 @@ const PURE: &[&str] = &[
     "node/src/call/admit.rs",
     "node/src/call/identity.rs",
     "node/src/tunnel/close.rs",
+    "node/src/tunnel/head.rs",
+    "node/src/tunnel/pulse.rs",
+    "node/src/sidecar/slots.rs",
+    "node/src/sidecar/roster.rs",
 ];
 
 /// What a pure file may not name.

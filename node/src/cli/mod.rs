@@ -12,7 +12,7 @@ mod nouns;
 mod table;
 mod verbs;
 
-use crate::{demo, dev};
+use crate::{demo, dev, sidecar};
 use clap::Parser;
 use exit::{Code, Failure};
 use std::io::Write as _;
@@ -40,6 +40,8 @@ enum Command {
     Call(demo::call::Options),
     /// Runs the demo function's worker, an ordinary gRPC server.
     DemoWorker(demo::worker::Options),
+    /// Runs beside a worker: attaches it to nodes and carries its tunnels.
+    Sidecar(sidecar::Options),
     #[command(flatten)]
     Noun(nouns::Noun),
 }
@@ -83,6 +85,9 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Dev(options) => dev::run(options)
                 .await
                 .map_err(|error| Failure::new(Code::Other, error.to_string())),
+            Command::Sidecar(options) => sidecar::run(options)
+                .await
+                .map_err(|stop| Failure::new(Code::of(stop.code), stop.text)),
             Command::Noun(noun) => print(&verbs::run(noun).await?),
         }
     })

@@ -56,10 +56,10 @@ mod tests {
 
     #[test]
     fn listening_sockets_are_found_by_port() {
-        assert_eq!(parse(TABLE, 0x1f41), [4711]);
-        assert_eq!(parse(TABLE, 0x1f42), [4713]);
-        assert_eq!(parse(TABLE, 80), []);
-        assert_eq!(parse("", 80), []);
+        assert_eq!(parse(TABLE, 0x1f41), vec![4711]);
+        assert_eq!(parse(TABLE, 0x1f42), vec![4713]);
+        assert!(parse(TABLE, 80).is_empty());
+        assert!(parse("", 80).is_empty());
     }
 
     #[test]

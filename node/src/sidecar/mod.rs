@@ -19,6 +19,8 @@ mod ops;
 mod options;
 mod roster;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use options::Options;
 
@@ -115,6 +117,8 @@ impl Drop for Entered<'_> {
 /// did not come up within `--worker-wait`.
 pub async fn run(options: Options) -> Result<(), Stop> {
     let settings = options.settings()?;
+    crate::telemetry::start("info", crate::config::raw::LogFormat::Text)
+        .map_err(|text| Stop { code: 64, text })?;
     let drain = Arc::new(Drain::default());
     let listener = drain.listener();
     let (mut term, mut int) = signals().map_err(|error| Stop {

@@ -5,7 +5,7 @@
 //! worker. [`super::control`] runs the stream after that.
 
 use super::control::Control;
-use super::directories::{Grant, KeyRefused, Unanswered};
+use super::directories::{Grant, KeyRefused, Unanswered, is_bound};
 use super::sidecars::{QUEUE, Sender};
 use super::{Tunnels, close, head};
 use crate::tasks;
@@ -273,14 +273,15 @@ async fn let_go(tunnels: &Tunnels, worker: &Introduced) -> Result<BTreeSet<Reque
     if worker.held.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let bound = tunnels
+    let directory = tunnels
         .0
         .directories
-        .bound(worker.region, worker.worker, ASK_WITHIN)
+        .read(worker.region, ASK_WITHIN)
         .await
         .map_err(|_| unavailable("the worker's home group gave no answer"))?;
-    let bound: BTreeMap<_, _> = bound.into_iter().map(|(id, b)| (id, b.index)).collect();
-    let stray = |(id, index): (&RequestId, &u64)| (bound.get(id) != Some(index)).then_some(*id);
+    let stray = |(id, index): (&RequestId, &u64)| {
+        (!is_bound(&directory, *id, worker.worker, *index)).then_some(*id)
+    };
     Ok(worker.held.iter().filter_map(stray).collect())
 }
 

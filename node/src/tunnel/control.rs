@@ -6,6 +6,7 @@
 
 use super::attach::{ASK_WITHIN, Introduced, No, PING_EVERY, SILENCE_MAX, say, verdict};
 use super::close::printable;
+use super::directories::is_bound;
 use super::sidecars::{Place, Sender, Word};
 use super::{Tunnels, watch};
 use crate::clock;
@@ -16,6 +17,7 @@ use pontoon_proto::worker::{
     EndSession, HeldSession, NodeList, Ping, SidecarMessage, node_message,
 };
 use pontoon_raft::directory::command::{AttachRefusal, Command, DrainReason, Reply};
+use pontoon_raft::directory::worker::Attachment;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -186,11 +188,12 @@ impl Control {
     /// Proposes the drain reasons in which the replica and the sidecar differ.
     fn compare(&self) {
         let (worker, region) = (self.worker.worker, self.worker.region);
-        let Some(view) = self.tunnels.0.directories.worker(region, worker) else {
+        let replica = self.tunnels.0.directories.replica(region);
+        let Some(known) = replica.as_ref().and_then(|r| r.worker(worker)) else {
             return;
         };
         for (&reason, &on) in &self.drains {
-            if view.draining.contains(&reason) != on {
+            if known.draining.contains(&reason) != on {
                 let command = Command::DrainWorker { worker, reason, on };
                 watch::suggest(&self.tunnels, region, command);
             }
@@ -202,7 +205,7 @@ impl Control {
     async fn check(&mut self) -> Result<(), No> {
         let directories = &self.tunnels.0.directories;
         let nodes = directories.nodes();
-        let view = directories.worker(self.worker.region, self.worker.worker);
+        let replica = directories.replica(self.worker.region);
         if nodes != self.nodes {
             self.nodes.clone_from(&nodes);
             say(
@@ -210,9 +213,11 @@ impl Control {
                 node_message::Message::Nodes(NodeList { nodes }),
             );
         }
-        let shown = self
-            .attached
-            .is_some_and(|at| view.is_some_and(|view| view.attached.contains(&(at, self.number))));
+        let known = replica.as_ref().and_then(|r| r.worker(self.worker.worker));
+        let shown = known.is_some_and(|worker| {
+            let this = |a: &Attachment| Some(a.at) == self.attached && a.stream == self.number;
+            worker.attachments.iter().any(|a| a.open && this(a))
+        });
         if shown {
             return Ok(());
         }
@@ -226,13 +231,13 @@ impl Control {
     /// replica shows as bound is; about the rest a linearizable read decides.
     fn hold(&self, held: Vec<HeldSession>) {
         let (worker, region) = (self.worker.worker, self.worker.region);
-        let directories = &self.tunnels.0.directories;
+        let replica = self.tunnels.0.directories.replica(region);
         let strays: Vec<(RequestId, u64)> = held
             .iter()
             .filter_map(|h| Some((RequestId::from_slice(&h.request_id)?, h.binding_index)))
             .filter(|(id, index)| {
-                let binding = directories.binding(region, *id);
-                binding.map(|b| (b.worker, b.index)) != Some((worker, *index))
+                let replica = replica.as_ref();
+                !replica.is_some_and(|r| is_bound(r, *id, worker, *index))
             })
             .collect();
         if strays.is_empty() {
@@ -241,11 +246,11 @@ impl Control {
         let (tunnels, sender) = (self.tunnels.clone(), self.sender.clone());
         let ask = async move {
             let directories = &tunnels.0.directories;
-            let Ok(bound) = directories.bound(region, worker, ASK_WITHIN).await else {
+            let Ok(directory) = directories.read(region, ASK_WITHIN).await else {
                 return;
             };
             for (id, index) in strays {
-                if !bound.iter().any(|(b, at)| (*b, at.index) == (id, index)) {
+                if !is_bound(&directory, id, worker, index) {
                     let end = EndSession {
                         request_id: id.to_bytes().to_vec().into(),
                         binding_index: index,

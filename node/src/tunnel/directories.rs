@@ -3,10 +3,12 @@
 //! The node's cluster implements it; the tests of this folder and of the sidecar have a second one in
 //! memory, so that the whole of both runs over real sockets without a consensus group.
 
-use pontoon_proto::id::{NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId};
+use pontoon_proto::id::{FunctionId, NodeBoot, RegionId, RequestId, TenantId, VersionId, WorkerId};
 use pontoon_proto::worker as pb;
-use pontoon_raft::directory::command::{Binding, Command, DrainReason, Effect, Reply};
-use std::collections::BTreeSet;
+use pontoon_raft::directory::Directory;
+use pontoon_raft::directory::command::{Binding, Command, Effect, Reply};
+use pontoon_raft::directory::session::Session;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
@@ -16,7 +18,7 @@ pub struct Grant {
     /// The account.
     pub tenant: TenantId,
     /// The function.
-    pub function: pontoon_proto::id::FunctionId,
+    pub function: FunctionId,
     /// The only version that it may attach workers of.
     pub version: VersionId,
     /// That version's slots per worker.
@@ -39,15 +41,6 @@ pub enum KeyRefused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the group gave no answer in time")]
 pub struct Unanswered;
-
-/// One worker, as a replica shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerView {
-    /// At which nodes its sidecar is attached: boot, and number of the control stream.
-    pub attached: Vec<(NodeBoot, u64)>,
-    /// Why it gets no new sessions.
-    pub draining: BTreeSet<DrainReason>,
-}
 
 /// The directories of all regions and the catalog, as one node sees them.
 #[tonic::async_trait]
@@ -76,26 +69,25 @@ pub trait Directories: Send + Sync + 'static {
         within: Duration,
     ) -> Result<Reply, Unanswered>;
 
-    /// The live sessions that are bound to a worker, by a linearizable read.
-    async fn bound(
-        &self,
-        region: RegionId,
-        worker: WorkerId,
-        within: Duration,
-    ) -> Result<Vec<(RequestId, Binding)>, Unanswered>;
+    /// A region's directory by a linearizable read.
+    async fn read(&self, region: RegionId, within: Duration) -> Result<Arc<Directory>, Unanswered>;
 
-    /// Where a live session is bound, by the local replica; a hint.
-    fn binding(&self, region: RegionId, id: RequestId) -> Option<Binding>;
-
-    /// A worker by the local replica; `None` when it is not known there, or lost.
-    fn worker(&self, region: RegionId, worker: WorkerId) -> Option<WorkerView>;
-
-    /// The workers that are attached to a node by the local replica.
-    fn attached_at(&self, region: RegionId, node: NodeId) -> Vec<(WorkerId, NodeBoot, u64)>;
+    /// A region's directory by the local replica: a hint.
+    fn replica(&self, region: RegionId) -> Option<Arc<Directory>>;
 
     /// Hints of what changes in a region, from now on.
     fn effects(&self, region: RegionId) -> Option<broadcast::Receiver<Effect>>;
 
     /// The nodes that sidecars may attach to.
     fn nodes(&self) -> Vec<pb::NodeAddress>;
+}
+
+/// Where a live session is bound.
+pub(super) fn binding(directory: &Directory, id: RequestId) -> Option<Binding> {
+    directory.session(id).and_then(Session::binding)
+}
+
+/// Whether a live session is bound to this worker by this very binding.
+pub(super) fn is_bound(directory: &Directory, id: RequestId, worker: WorkerId, index: u64) -> bool {
+    binding(directory, id).is_some_and(|b| (b.worker, b.index) == (worker, index))
 }

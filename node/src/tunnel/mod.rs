@@ -22,10 +22,12 @@ mod pool;
 mod prefixed;
 mod pulse;
 mod sidecars;
+#[cfg(test)]
+pub(crate) mod tests;
 mod watch;
 
 pub use accept::serve;
-pub use directories::{Directories, Grant, KeyRefused, Unanswered, WorkerView};
+pub use directories::{Directories, Grant, KeyRefused, Unanswered};
 pub use prefixed::{ByteStream, Prefixed};
 pub use sidecars::{PassOutcome, Sidecars};
 pub use watch::end_session;

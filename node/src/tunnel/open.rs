@@ -143,9 +143,13 @@ fn attached_at(shared: &Shared, target: &Target) -> Option<Vec<NodeId>> {
     if shared.sidecars.is_attached(worker) {
         nodes.push(here);
     }
-    match shared.directories.worker(target.region, worker) {
-        Some(view) => {
-            let elsewhere = view.attached.iter().map(|(at, _)| at.node);
+    let directory = shared.directories.replica(target.region);
+    match directory
+        .as_ref()
+        .and_then(|d| Some((d, d.worker(worker)?)))
+    {
+        Some((directory, worker)) => {
+            let elsewhere = directory.attached(worker).map(|at| at.node);
             nodes.extend(elsewhere.filter(|node| *node != here));
         }
         None if nodes.is_empty() => return None,

@@ -5,9 +5,9 @@
 
 use super::close::{CloseReason, end_label};
 use super::directories::Unanswered;
-use super::{Tunnels, attach};
+use super::{Tunnels, attach, directories};
 use crate::{clock, random, tasks};
-use pontoon_proto::id::{RegionId, RequestId, WorkerId};
+use pontoon_proto::id::{RegionId, RequestId};
 use pontoon_proto::worker::{EndSession, NodeMessage, node_message};
 use pontoon_raft::directory::command::{Binding, Command, Effect, EndReason};
 use std::collections::BTreeMap;
@@ -103,23 +103,24 @@ async fn reconcile(tunnels: &Tunnels, region: RegionId) {
 /// be behind; a linearizable read decides.
 async fn strays(tunnels: &Tunnels, region: RegionId) {
     let shared = &tunnels.0;
-    let mut suspects: BTreeMap<WorkerId, Vec<(RequestId, u64)>> = BTreeMap::new();
-    for target in shared.pool.targets() {
-        if target.region == region
-            && shared.directories.binding(region, target.id) != Some(target.binding)
-        {
-            let of_worker = suspects.entry(target.binding.worker).or_default();
-            of_worker.push((target.id, target.binding.index));
-        }
+    let Some(replica) = shared.directories.replica(region) else {
+        return;
+    };
+    let mut suspects = shared.pool.targets();
+    suspects.retain(|target| {
+        let bound = |d| directories::binding(d, target.id) == Some(target.binding);
+        target.region == region && !bound(&replica)
+    });
+    if suspects.is_empty() {
+        return;
     }
-    for (worker, sessions) in suspects {
-        let bound = shared.directories.bound(region, worker, attach::ASK_WITHIN);
-        // Losing the directory never cuts a live stream.
-        let Ok(bound) = bound.await else { return };
-        for (id, index) in sessions {
-            if !bound.iter().any(|(b, at)| (*b, at.index) == (id, index)) {
-                tunnels.end(id);
-            }
+    // Losing the directory never cuts a live stream.
+    let Ok(directory) = shared.directories.read(region, attach::ASK_WITHIN).await else {
+        return;
+    };
+    for target in suspects {
+        if directories::binding(&directory, target.id) != Some(target.binding) {
+            tunnels.end(target.id);
         }
     }
 }
@@ -128,13 +129,21 @@ async fn strays(tunnels: &Tunnels, region: RegionId) {
 fn orphans(tunnels: &Tunnels, region: RegionId) {
     let at = tunnels.0.at();
     let here = tunnels.sidecars().attached();
-    for (worker, boot, stream) in tunnels.0.directories.attached_at(region, at.node) {
-        let alive = here
-            .iter()
-            .any(|(w, number)| *w == worker && *number >= stream);
-        if boot == at && !alive {
-            let detach = Command::DetachWorker { worker, at, stream };
-            suggest(tunnels, region, detach);
+    let Some(replica) = tunnels.0.directories.replica(region) else {
+        return;
+    };
+    for worker in replica.attached_at(at.node) {
+        let known = replica.worker(worker).into_iter();
+        let attachments = known.flat_map(|worker| &worker.attachments);
+        for one in attachments.filter(|one| one.open && one.at == at) {
+            let stream = one.stream;
+            if !here
+                .iter()
+                .any(|(id, number)| *id == worker && *number >= stream)
+            {
+                let detach = Command::DetachWorker { worker, at, stream };
+                suggest(tunnels, region, detach);
+            }
         }
     }
 }

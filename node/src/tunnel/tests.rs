@@ -1,0 +1,382 @@
+//! A node's worker port over real sockets, with the directory in memory, and what other tests need
+//! to have such nodes.
+
+use super::{
+    Directories, Grant, KeyRefused, Parts, PassOutcome, Passer, Tunnels, Unanswered, close, serve,
+};
+use crate::net::{TcpListener, TcpStream};
+use crate::ops::metrics::Metrics;
+use crate::session::Target;
+use crate::{clock, random, tasks};
+use pontoon_proto::id::{
+    FunctionId, NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId,
+};
+use pontoon_proto::peer::{PassReply, pass_reply::Outcome};
+use pontoon_proto::worker::{NodeAddress, NodeMessage};
+use pontoon_raft::directory::Directory;
+use pontoon_raft::directory::command::{Binding, Command, Effect, EndReason, Reply};
+use pontoon_raft::group::network::Unreachable;
+use pontoon_raft::machine::{Clock, Machine as _};
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const REGION: &str = "home";
+pub(crate) const KEY: &str = "pnt_w_test";
+const HOME: RegionId = RegionId(1);
+
+/// One region's group, in memory, shared by all nodes of a test.
+pub(crate) struct Group {
+    state: Mutex<(Directory, u64)>,
+    effects: broadcast::Sender<Effect>,
+    started: Instant,
+    nodes: Mutex<BTreeMap<NodeId, Tunnels>>,
+    addresses: Mutex<Vec<NodeAddress>>,
+    pub(crate) grant: Grant,
+}
+
+impl Group {
+    pub(crate) fn new(slots: u32) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new((Directory::new(HOME), 0)),
+            effects: broadcast::Sender::new(256),
+            started: clock::now(),
+            nodes: Mutex::default(),
+            addresses: Mutex::default(),
+            grant: Grant {
+                tenant: TenantId::from_random([1; 16]),
+                function: FunctionId::from_random([2; 16]),
+                version: VersionId::from_random([3; 16]),
+                slots,
+            },
+        })
+    }
+
+    pub(crate) fn apply(&self, command: Command) -> Reply {
+        let mut effects = Vec::new();
+        let mut state = self.state.lock().unwrap();
+        let (directory, index) = &mut *state;
+        *index += 1;
+        let now = Clock(self.started.elapsed().as_millis() as u64);
+        let reply = directory.apply(*index, now, command, &mut effects);
+        directory.check().unwrap();
+        drop(state);
+        for effect in effects {
+            let _nobody_listens = self.effects.send(effect);
+        }
+        reply
+    }
+
+    pub(crate) fn directory(&self) -> Directory {
+        self.state.lock().unwrap().0.clone()
+    }
+
+    /// Opens a session, entered at this node.
+    pub(crate) fn open(&self, at: NodeBoot) -> Target {
+        let id = RequestId::mint(HOME, random::bytes());
+        let reply = self.apply(Command::Open {
+            id,
+            tenant: self.grant.tenant,
+            function: self.grant.function,
+            version: self.grant.version,
+            at,
+            seq: 1,
+            asked: Clock(self.started.elapsed().as_millis() as u64),
+            wait_ms: 0,
+            window_ms: 30_000,
+            absorbed: false,
+            window_asked: false,
+        });
+        let Reply::Bound(binding) = reply else {
+            panic!("not bound: {reply:?}");
+        };
+        target(id, binding)
+    }
+
+    pub(crate) fn end(&self, id: RequestId) {
+        let reason = EndReason::Released;
+        self.apply(Command::End { id, reason });
+    }
+}
+
+pub(crate) fn target(id: RequestId, binding: Binding) -> Target {
+    Target {
+        id,
+        region: HOME,
+        generation: 1,
+        binding,
+    }
+}
+
+/// The group as one node sees it.
+struct Seen {
+    group: Arc<Group>,
+    boots: watch::Sender<NodeBoot>,
+}
+
+#[tonic::async_trait]
+impl Directories for Seen {
+    fn boots(&self) -> watch::Receiver<NodeBoot> {
+        self.boots.subscribe()
+    }
+
+    async fn worker_key(&self, secret: &str) -> Result<Grant, KeyRefused> {
+        match secret == KEY {
+            true => Ok(self.group.grant),
+            false => Err(KeyRefused::Key),
+        }
+    }
+
+    async fn region(&self, name: &str) -> Result<Option<RegionId>, Unanswered> {
+        Ok((name == REGION).then_some(HOME))
+    }
+
+    fn regions(&self) -> Vec<RegionId> {
+        vec![HOME]
+    }
+
+    fn generation(&self, _region: RegionId) -> u64 {
+        1
+    }
+
+    async fn propose(
+        &self,
+        _region: RegionId,
+        command: Command,
+        _within: Duration,
+    ) -> Result<Reply, Unanswered> {
+        Ok(self.group.apply(command))
+    }
+
+    async fn read(
+        &self,
+        _region: RegionId,
+        _within: Duration,
+    ) -> Result<Arc<Directory>, Unanswered> {
+        Ok(Arc::new(self.group.directory()))
+    }
+
+    fn replica(&self, _region: RegionId) -> Option<Arc<Directory>> {
+        Some(Arc::new(self.group.directory()))
+    }
+
+    fn effects(&self, _region: RegionId) -> Option<broadcast::Receiver<Effect>> {
+        Some(self.group.effects.subscribe())
+    }
+
+    fn nodes(&self) -> Vec<NodeAddress> {
+        self.group.addresses.lock().unwrap().clone()
+    }
+}
+
+/// A node, as far as workers see it.
+pub(crate) struct Node {
+    pub(crate) at: NodeBoot,
+    pub(crate) address: String,
+    pub(crate) tunnels: Tunnels,
+    stop: CancellationToken,
+}
+
+impl Node {
+    pub(crate) async fn start(group: &Arc<Group>, number: u32) -> Self {
+        let at = NodeBoot {
+            node: NodeId(number),
+            boot: 1,
+        };
+        group.apply(Command::NodeUp { at });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        group.addresses.lock().unwrap().push(NodeAddress {
+            name: format!("n{number}"),
+            region: REGION.to_owned(),
+            worker: address.clone(),
+        });
+        let stop = CancellationToken::new();
+        let seen = Seen {
+            group: Arc::clone(group),
+            boots: watch::Sender::new(at),
+        };
+        let tunnels = Tunnels::start(Parts {
+            directories: Arc::new(seen),
+            passer: passer(group),
+            advertised: address.clone(),
+            cluster: [7; 16],
+            name: format!("n{number}"),
+            metrics: Arc::new(Metrics::new(&close::labels(), &close::CODES)),
+            stop: stop.clone(),
+        });
+        group.nodes.lock().unwrap().insert(at.node, tunnels.clone());
+        let served = serve(listener, tunnels.clone());
+        tasks::spawn(tasks::Kind::Worker, "node", served);
+        Self {
+            at,
+            address,
+            tunnels,
+            stop,
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// Passes messages between the nodes of a test, encoded as on the wire.
+fn passer(group: &Arc<Group>) -> Passer {
+    let group = Arc::downgrade(group);
+    Arc::new(move |node, request, within| {
+        let group = group.clone();
+        Box::pin(async move {
+            let unreachable = || Unreachable {
+                node,
+                cause: "gone".to_owned(),
+                unsent: true,
+            };
+            let group = group.upgrade().ok_or_else(unreachable)?;
+            let tunnels = group.nodes.lock().unwrap().get(&node).cloned();
+            let tunnels = tunnels.ok_or_else(unreachable)?;
+            let message = NodeMessage::decode(request.message).unwrap();
+            let worker = WorkerId::from_slice(&request.worker).unwrap();
+            let passed = tunnels.sidecars().pass(worker, message, Some(within)).await;
+            Ok(PassReply {
+                outcome: Outcome::from(passed).into(),
+            })
+        })
+    })
+}
+
+/// Waits until something is so, at most 20 s.
+pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = clock::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(clock::now() < deadline, "never so: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Sends bytes and gives the whole answer.
+async fn exchange(address: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer));
+    read.await.expect("an answer in time").unwrap();
+    answer
+}
+
+fn connect(ticket: &str, id: &str) -> String {
+    format!(
+        "CONNECT /v1/proxy HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ticket}\r\n\
+         X-Request-ID: {id}\r\n\r\n"
+    )
+}
+
+fn some_target() -> Target {
+    let binding = Binding {
+        worker: WorkerId::from_random([9; 16]),
+        slot: 0,
+        index: 1,
+    };
+    target(RequestId::mint(HOME, [5; 16]), binding)
+}
+
+#[tokio::test]
+async fn k_ops_1_the_worker_port_answers_health_checks() {
+    let node = Node::start(&Group::new(1), 1).await;
+    let answer = exchange(&node.address, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let answer = exchange(&node.address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+}
+
+#[tokio::test]
+async fn k_con_2_refusals_are_byte_exact_on_the_wire() {
+    let node = Node::start(&Group::new(1), 1).await;
+    let id = some_target().id.to_string();
+    let cases = [
+        (
+            "CONNECT /v1/proxy HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            "401",
+            "missing auth",
+        ),
+        (connect("t", ""), "400", "missing request id"),
+        (connect("t", "7"), "400", "an invalid request id"),
+        (connect("t", &id), "403", "missing valid auth"),
+    ];
+    for (head, status, words) in cases {
+        let answer = exchange(&node.address, head.as_bytes()).await;
+        let verb = if words.starts_with("an ") {
+            "has"
+        } else {
+            "is"
+        };
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        let text = format!("\r\n\r\nHTTP CONNECT request {verb} {words}");
+        assert!(answer.ends_with(&text), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn h_25_a_used_ticket_is_refused_and_bytes_behind_the_head_are_kept() {
+    let node = Node::start(&Group::new(1), 1).await;
+    let target = some_target();
+    let mut waiting = node
+        .tunnels
+        .desk()
+        .register(target.id, target.binding.worker)
+        .unwrap();
+    let head = connect(&waiting.ticket.encode(), &target.id.to_string());
+
+    let mut sidecar = TcpStream::connect(&node.address).await.unwrap();
+    sidecar
+        .write_all(format!("{head}behind").as_bytes())
+        .await
+        .unwrap();
+    let mut stream = (&mut waiting.stream).await.unwrap();
+    let mut behind = [0; 6];
+    stream.read_exact(&mut behind).await.unwrap();
+    assert_eq!(&behind, b"behind");
+    stream.write_all(b"back").await.unwrap();
+    let mut answer = [0; super::head::CONNECTED.len() + 4];
+    sidecar.read_exact(&mut answer).await.unwrap();
+    assert_eq!(
+        answer,
+        *format!("{}back", super::head::CONNECTED).as_bytes()
+    );
+
+    let replayed = exchange(&node.address, head.as_bytes()).await;
+    assert!(replayed.starts_with("HTTP/1.1 403 "), "{replayed}");
+}
+
+#[tokio::test]
+async fn a_ticket_goes_with_its_waiter() {
+    let node = Node::start(&Group::new(1), 1).await;
+    let target = some_target();
+    let desk = node.tunnels.desk();
+    let waiting = desk.register(target.id, target.binding.worker).unwrap();
+    let head = connect(&waiting.ticket.encode(), &target.id.to_string());
+    drop(waiting);
+    let answer = exchange(&node.address, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_message_for_a_sidecar_that_is_not_here_is_not_passed() {
+    let node = Node::start(&Group::new(1), 1).await;
+    let target = some_target();
+    let end = super::end_session(target.id, &target.binding, EndReason::Released);
+    let worker = target.binding.worker;
+    let passed = node.tunnels.sidecars().pass(worker, end, None).await;
+    assert_eq!(passed, PassOutcome::NotAttached);
+}
