@@ -1,12 +1,20 @@
 //! Replicated state: what Pontoon remembers, and how it stays remembered.
 //!
 //! Pure: [`machine`] (what a state machine is), [`directory`] and [`catalog`] (the two that we
-//! have), [`placement`] (who votes), `codec` (how records look on disk). With IO: `store` (the
-//! one storage thread over sled), [`group`] (all of the consensus glue), `cluster` (the groups of
-//! one node).
+//! have), [`placement`] (who votes), [`codec`] (how records look on disk). With IO: [`store`] (the
+//! one storage thread over sled), [`group`] (all of the consensus glue), [`identity`] (whose data
+//! folder it is), [`cluster`] (the groups of one node).
 
+mod autopilot;
 pub mod catalog;
+pub mod clock;
+pub mod cluster;
+pub mod codec;
 pub mod directory;
 pub mod group;
+pub mod identity;
 pub mod machine;
 pub mod placement;
+mod presence;
+pub mod store;
+mod tasks;

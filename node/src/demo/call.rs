@@ -10,7 +10,6 @@ use super::inference::{InferTensorContents, ModelInferRequest, ModelInferRespons
 use super::tensor;
 use crate::clock;
 use serde::Serialize;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
@@ -132,16 +131,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let caller = Caller::connect(&ask(options)?).await?;
     for _ in 0..times {
         let answer = caller.call(x).await?;
-        let line = match output {
-            Output::Text => format!(
+        match output {
+            Output::Text => println!(
                 "sum {}  worker {}  session {}  request id {}  {:.2} ms",
                 answer.sum, answer.worker, answer.session, answer.request_id, answer.latency_ms
             ),
-            Output::Json => serde_json::json!(answer).to_string(),
-        };
-        // That the reader has gone (`| head`) is no failure.
-        if writeln!(std::io::stdout(), "{line}").is_err() {
-            break;
+            Output::Json => println!("{}", serde_json::json!(answer)),
         }
     }
     Ok(())

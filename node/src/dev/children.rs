@@ -212,14 +212,7 @@ fn spawn(program: &PathBuf, spec: &Spec, deaths: mpsc::Sender<Death>) -> Result<
     let errors = log
         .try_clone()
         .map_err(|error| Error::file("open", &spec.log, &error))?;
-    let mut command = Command::new(program);
-    // The written configuration is the whole one: the user's shell must not change it.
-    for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"PONTOON_") {
-            command.env_remove(name);
-        }
-    }
-    let mut child = command
+    let mut child = Command::new(program)
         .args(&spec.arguments)
         .arg("--exit-with-stdin")
         .stdin(Stdio::piped())

@@ -28,7 +28,6 @@ use folder::Folder;
 use plan::{Layout, Node, Size, Worker};
 use saved::Saved;
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -123,7 +122,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         verb,
         name: on.name,
     };
-    print(&control::ask(&socket, &request).await?);
+    println!("{}", control::ask(&socket, &request).await?);
     Ok(())
 }
 
@@ -170,8 +169,6 @@ impl From<Error> for Failure {
 async fn run_in(folder: &Folder, socket: &Path, options: Options) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Error::new(format!("cannot find this program's file: {error}")))?;
-    let ready_file = options.ready_file;
-    clear_ready_file(ready_file.as_deref())?;
     let layout = folder.layout.clone();
     let mut saved = match Saved::load(&layout)? {
         Some(saved) => saved,
@@ -199,7 +196,7 @@ async fn run_in(folder: &Folder, socket: &Path, options: Options) -> Result<(), 
         workers,
         saved,
         children: children.clone(),
-        ready_file: ready_file.clone(),
+        ready_file: options.ready_file,
         node_ids: BTreeMap::new(),
     };
     let mut told = std::pin::pin!(leash::told_to_end(options.exit_with_stdin));
@@ -208,7 +205,7 @@ async fn run_in(folder: &Folder, socket: &Path, options: Options) -> Result<(), 
         _ = &mut told => Ok(false),
     };
     if let Ok(true) = started {
-        print(&screen::screen(&dev.ready(), &dev.layout, &program));
+        println!("{}", screen::screen(&dev.ready(), &dev.layout, &program));
         let dev = Arc::new(dev);
         tokio::select! {
             _ = &mut told => {}
@@ -217,30 +214,8 @@ async fn run_in(folder: &Folder, socket: &Path, options: Options) -> Result<(), 
         }
     }
     progress("ending every process");
-    // First the file: whoever reads it must not call a cluster that is ending.
-    let cleared = clear_ready_file(ready_file.as_deref());
     children.end_all().await;
-    started.map_err(Failure::AfterStart)?;
-    Ok(cleared?)
-}
-
-/// Removes the ready file, so that it is there exactly while the cluster is; an error when it could
-/// not be written later.
-fn clear_ready_file(path: Option<&Path>) -> Result<(), Error> {
-    let Some(path) = path else {
-        return Ok(());
-    };
-    match std::fs::remove_file(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let parent = path.parent().filter(|parent| *parent != Path::new(""));
-            match parent.is_none_or(Path::is_dir) {
-                true => Ok(()),
-                false => Err(Error::file("write", path, &error)),
-            }
-        }
-        Err(error) => Err(Error::file("remove", path, &error)),
-    }
+    started.map(drop).map_err(Failure::AfterStart)
 }
 
 /// Everything that the processes read, before any of them starts.
@@ -416,7 +391,7 @@ impl Dev {
             }
         };
         self.write_ready_file()?;
-        progress(&text);
+        eprintln!("pontoon dev: {text}");
         Ok(text)
     }
 }
@@ -431,7 +406,7 @@ async fn answer(listener: UnixListener, dev: Arc<Dev>) {
                 drop(tasks::spawn(Kind::Worker, "dev control", one));
             }
             Err(error) => {
-                progress(&format!("the control socket failed: {error}"));
+                eprintln!("pontoon dev: the control socket failed: {error}");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
         }
@@ -441,25 +416,19 @@ async fn answer(listener: UnixListener, dev: Arc<Dev>) {
 /// Tells of each process that ended by itself, for ever.
 async fn report(deaths: &mut tokio::sync::mpsc::Receiver<children::Death>) {
     while let Some(death) = deaths.recv().await {
-        progress(&format!(
-            "{} (process {}) ended: {}; its log is {}; `pontoon dev start {}` starts it again",
+        eprintln!(
+            "pontoon dev: {} (process {}) ended: {}; its log is {}; `pontoon dev start {}` starts it again",
             death.name,
             death.pid,
             death.how,
             death.log.display(),
             death.name
-        ));
+        );
     }
 }
 
-/// Says something on standard error; that nobody reads it is no reason to end.
 fn progress(text: &str) {
-    let _ = writeln!(std::io::stderr(), "pontoon dev: {text}");
-}
-
-/// Prints an answer; as above.
-fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    eprintln!("pontoon dev: {text}");
 }
 
 /// The last lines of a log.

@@ -6,9 +6,8 @@
 use super::Error;
 use super::plan::{self, DEFAULT_PORTS, Node, Ports, Size, Worker};
 use super::saved::Saved;
-use crate::{clock, net, random};
+use crate::{net, random};
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// Free ports are drawn from here: above the well-known ones and those of common services, below
 /// Linux's ephemeral range, which begins at 32,768.
@@ -16,10 +15,6 @@ const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 /// How often a free port is looked for; with a range half full, 64 draws fail once in 2^64.
 const DRAWS_MAX: u32 = 64;
-
-/// How long the ports of the last start may still be held: the processes of a `pontoon dev` that was
-/// killed end by themselves, but not in the same instant.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Chooses every listener: the first node's are the well-known ones unless `auto`, the others are
 /// those of the last start where they are still free.
@@ -31,17 +26,13 @@ pub(super) async fn choose(
     let mut taken = BTreeSet::new();
     let mut nodes = Vec::new();
     for (index, (name, region)) in plan::node_names(size).into_iter().enumerate() {
-        let remembered = saved.nodes.get(&name).copied();
-        let wanted = match remembered {
+        let wanted = match saved.nodes.get(&name) {
+            Some(ports) => Some(*ports),
             None if index == 0 && !auto => Some(DEFAULT_PORTS),
-            _ => remembered,
-        };
-        let patience = match remembered {
-            Some(_) => PATIENCE,
-            None => Duration::ZERO,
+            None => None,
         };
         let listen = match wanted {
-            Some(ports) => match check(&name, ports, &taken, patience).await {
+            Some(ports) => match check(&name, ports, &taken).await {
                 Ok(()) => ports,
                 Err(error) if ports == DEFAULT_PORTS && !auto => return Err(error),
                 Err(_) => draw_five(&mut taken).await?,
@@ -72,24 +63,12 @@ pub(super) async fn choose(
     Ok((nodes, workers))
 }
 
-async fn check(
-    name: &str,
-    ports: Ports,
-    taken: &BTreeSet<u16>,
-    patience: Duration,
-) -> Result<(), Error> {
-    let until = clock::now() + patience;
+async fn check(name: &str, ports: Ports, taken: &BTreeSet<u16>) -> Result<(), Error> {
     for (what, port) in ports.all() {
         if taken.contains(&port) {
             return Err(Error::new(format!("port {port} is wanted twice")));
         }
-        let what = format!("{what} of {name}");
-        while let Err(error) = is_free(&what, port).await {
-            if clock::now() >= until {
-                return Err(error);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        is_free(&format!("{what} of {name}"), port).await?;
     }
     Ok(())
 }
@@ -172,7 +151,7 @@ mod tests {
             admin: listener.local_addr().unwrap().port(),
             ..Ports::take(|| Ok::<_, ()>(0)).unwrap()
         };
-        let error = check("us-east-1", ports, &BTreeSet::new(), Duration::ZERO)
+        let error = check("us-east-1", ports, &BTreeSet::new())
             .await
             .unwrap_err()
             .to_string();

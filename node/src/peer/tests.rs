@@ -118,7 +118,7 @@ impl Raft for Fake {
         &self,
         _: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderReply>, Status> {
-        Ok(Response::new(pb::TransferLeaderReply {}))
+        Ok(Response::new(pb::TransferLeaderReply::default()))
     }
 
     /// Never answers: the outcome stays unknown to whoever asked.

@@ -1,3 +1,24 @@
 //! One replicated group: the typed face over the consensus library.
+//!
+//! Read [`handle`] for what a group offers and [`network`] for what it needs. Behind them: `core`
+//! (one group on one node, untyped), `propose` (the leader's batches), `read` (shared questions),
+//! `beat` (who lives), `machine` and `log` (what the library drives and stores), `peer` and
+//! [`serve`] (what it sends and receives), [`types`] (how it is set up). The library's types do
+//! not leave this folder.
 
+mod beat;
+mod core;
+mod handle;
+mod log;
+mod machine;
 pub mod network;
+mod peer;
+mod propose;
+mod read;
+pub mod serve;
+#[cfg(test)]
+mod suite;
+pub mod types;
+
+pub use handle::{Group, GroupError, ProposeError, Proposed, Setup, Status, Unavailable};
+pub use types::Timing;

@@ -10,6 +10,10 @@ use pontoon_proto::id::NodeId;
 use pontoon_proto::peer as pb;
 use std::time::Duration;
 
+/// How many bytes of entries one message carries at most, unless a single entry is longer; an entry
+/// holds at most 512 KiB of commands, so no message comes near the 4 MiB that gRPC refuses.
+pub const MESSAGE_MAX: usize = 768 * 1024;
+
 /// Sends Raft traffic, forwarded proposals, reads and beats to other nodes.
 ///
 /// Every method gives up after the span it is given. Nothing is retried here: an error means that

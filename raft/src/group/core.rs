@@ -1,0 +1,322 @@
+//! One group on one node, untyped: finding the leader, proposing, reading, beating.
+//!
+//! [`Core`] is what the typed handle and the serving side share. Everything here deals in encoded
+//! commands and answers.
+
+use super::beat::Beats;
+use super::machine::Replica;
+use super::network::{Transport, Unreachable};
+use super::peer::Origin;
+use super::propose::{self, Outcome, Proposal};
+use super::read::Shared;
+use super::types::{self, Timing, TypeConfig};
+use crate::clock::{self, Instant};
+use crate::codec::{self, Role};
+use crate::store::snapshot::Snapshots;
+use crate::tasks::Loops;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::{EmptyNode, Raft, ServerState};
+use pontoon_proto::id::{GroupId, NodeId};
+use pontoon_proto::peer as pb;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// The first wait before another attempt; it doubles.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+
+/// The longest wait between attempts: a failover takes several of these.
+const RETRY_MAX: Duration = Duration::from_millis(200);
+
+/// How long a membership change may take before it is looked at anew.
+const MEMBERSHIP: Duration = Duration::from_secs(5);
+
+/// Why a question to the leader has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Perhaps that node leads.
+    NotLeader(Option<NodeId>),
+    /// No leader, no quorum, or out of reach.
+    Unavailable,
+}
+
+/// One group on one node.
+pub(crate) struct Core {
+    pub(crate) id: GroupId,
+    pub(crate) generation: u64,
+    pub(crate) me: NodeId,
+    pub(crate) member: u64,
+    pub(crate) kind: u8,
+    pub(crate) raft: Raft<TypeConfig, Replica>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) origin: Origin,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) timing: Timing,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) queue: mpsc::Sender<Proposal>,
+    /// Who may know the leader, for a replica that nobody talks to yet.
+    pub(crate) roster: Arc<ArcSwap<Vec<NodeId>>>,
+    pub(crate) hint: Mutex<Option<NodeId>>,
+    pub(crate) beats: Beats,
+    /// "Do I lead, as a quorum sees it, and how far?" Only asked while this node leads.
+    pub(crate) confirm: Shared<Result<u64, Refused>>,
+    /// "How far must a replica be to answer a linearizable read?"
+    pub(crate) reads: Shared<Result<u64, Refused>>,
+    pub(crate) loops: Loops,
+}
+
+impl Core {
+    /// The leader as this replica sees it, else as somebody told it.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let metrics = self.raft.server_metrics();
+        let seen = metrics.borrow_watched().current_leader.map(types::node_of);
+        seen.or(*self.hint())
+    }
+
+    /// Whether this replica believes that it leads. Only a confirmation makes sure.
+    pub(crate) fn leads(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    pub(crate) fn hint(&self) -> std::sync::MutexGuard<'_, Option<NodeId>> {
+        self.hint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers who is said to lead, unless it is this node, which would know.
+    fn learn(&self, leader: Option<NodeId>) {
+        *self.hint() = leader.filter(|leader| *leader != self.me);
+    }
+
+    /// Proposes a command wherever the leader is, again and again while that is safe and time
+    /// remains: commands are idempotent by their own ids.
+    pub(crate) async fn propose(&self, command: Bytes, within: Duration) -> Outcome {
+        let deadline = clock::now() + within;
+        let mut told = None;
+        let mut unknown = false;
+        let mut wait = RETRY_MIN;
+        loop {
+            let outcome = match told.take().or_else(|| self.leader()) {
+                Some(node) if node == self.me => {
+                    propose::propose(&self.queue, command.clone(), deadline).await
+                }
+                Some(node) => self.forward(node, &command, deadline).await,
+                None => Outcome::NotLeader(None),
+            };
+            match outcome {
+                Outcome::Done { .. } => return outcome,
+                Outcome::NotLeader(Some(other)) if wait == RETRY_MIN && other != self.me => {
+                    told = Some(other)
+                }
+                Outcome::NotLeader(_) | Outcome::Unavailable => {}
+                Outcome::Unknown => unknown = true,
+            }
+            if clock::now() + wait >= deadline {
+                return if unknown {
+                    Outcome::Unknown
+                } else {
+                    Outcome::Unavailable
+                };
+            }
+            self.pause(&mut wait).await;
+        }
+    }
+
+    /// One attempt at another node.
+    async fn forward(&self, node: NodeId, command: &Bytes, deadline: Instant) -> Outcome {
+        let within = self.attempt(deadline);
+        let Ok(record) = codec::frame(Role::Command, self.kind, 0, command) else {
+            return Outcome::Unavailable;
+        };
+        let request = pb::ProposeRequest {
+            envelope: Some(self.origin.envelope(0)),
+            commands: vec![record],
+            wait_ms: within.as_millis() as u64,
+        };
+        let sent = self.transport.propose(node, request, within);
+        match tokio::time::timeout(within, sent).await {
+            Err(_) => Outcome::Unknown,
+            Ok(Err(Unreachable { unsent: true, .. })) => {
+                self.learn(None);
+                Outcome::Unavailable
+            }
+            Ok(Err(Unreachable { unsent: false, .. })) => {
+                self.learn(None);
+                Outcome::Unknown
+            }
+            Ok(Ok(reply)) => self.read_reply(reply),
+        }
+    }
+
+    fn read_reply(&self, reply: pb::ProposeReply) -> Outcome {
+        match reply.refusal() {
+            pb::Refusal::Unspecified => {
+                let record = reply.replies.first();
+                let body =
+                    record.and_then(|record| codec::unframe(Role::Reply, self.kind, record).ok());
+                match body {
+                    Some((_, body)) => Outcome::Done {
+                        reply: body.to_vec(),
+                        index: reply.index,
+                    },
+                    None => Outcome::Unknown,
+                }
+            }
+            pb::Refusal::NotLeader => {
+                let leader = node_number(reply.leader_node);
+                self.learn(leader);
+                Outcome::NotLeader(leader)
+            }
+            pb::Refusal::Unavailable | pb::Refusal::Foreign => Outcome::Unavailable,
+            pb::Refusal::UnknownOutcome => Outcome::Unknown,
+        }
+    }
+
+    /// The index that a replica must have applied to answer a read that starts now.
+    pub(crate) async fn read_index(&self, within: Duration) -> Option<u64> {
+        let deadline = clock::now() + within;
+        let mut wait = RETRY_MIN;
+        loop {
+            match tokio::time::timeout_at(deadline, self.reads.ask()).await {
+                Ok(Some(Ok(index))) => return Some(index),
+                Err(_) => return None,
+                Ok(_) if clock::now() + wait >= deadline => return None,
+                Ok(_) => self.pause(&mut wait).await,
+            }
+        }
+    }
+
+    /// Waits until this replica has applied an entry.
+    pub(crate) async fn applied_at_least(&self, index: u64, within: Duration) -> bool {
+        let mut applied = self.applied.clone();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
+    }
+
+    /// One attempt at a read index, by whoever leads.
+    async fn ask_index(&self) -> Result<u64, Refused> {
+        match self.leader() {
+            Some(node) if node == self.me => self.confirmed().await,
+            Some(node) => {
+                let within = self.timing.attempt();
+                let request = pb::ReadIndexRequest {
+                    envelope: Some(self.origin.envelope(0)),
+                };
+                let asked = self.transport.read_index(node, request, within);
+                let Ok(Ok(reply)) = tokio::time::timeout(within, asked).await else {
+                    self.learn(None);
+                    return Err(Refused::Unavailable);
+                };
+                match reply.refusal() {
+                    pb::Refusal::Unspecified => Ok(reply.index),
+                    pb::Refusal::NotLeader => {
+                        let leader = node_number(reply.leader_node);
+                        self.learn(leader);
+                        Err(Refused::NotLeader(leader))
+                    }
+                    _ => Err(Refused::Unavailable),
+                }
+            }
+            None => Err(Refused::NotLeader(None)),
+        }
+    }
+
+    /// A read index that a quorum has confirmed after this was called; only at the leader.
+    pub(crate) async fn confirmed(&self) -> Result<u64, Refused> {
+        self.confirm
+            .ask()
+            .await
+            .unwrap_or(Err(Refused::Unavailable))
+    }
+
+    fn attempt(&self, deadline: Instant) -> Duration {
+        deadline
+            .saturating_duration_since(clock::now())
+            .min(self.timing.attempt())
+    }
+
+    /// Waits a little, or until the leader changes.
+    async fn pause(&self, wait: &mut Duration) {
+        let mut metrics = self.raft.server_metrics();
+        tokio::time::timeout(*wait, metrics.changed()).await.ok();
+        *wait = (*wait * 2).min(RETRY_MAX);
+    }
+
+    /// Who is in the group, voting or not.
+    pub(crate) fn members(&self) -> BTreeSet<u64> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .membership_config
+            .nodes()
+            .map(|(member, _)| *member)
+            .collect()
+    }
+
+    /// Adds a member that only listens; does not wait until it has caught up.
+    pub(crate) async fn add_learner(&self, member: u64) -> Result<(), String> {
+        let adding = self.raft.add_learner(member, EmptyNode {}, false);
+        match tokio::time::timeout(MEMBERSHIP, adding).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no quorum in time".into()),
+        }
+    }
+
+    /// Ends the replica: its loops, then consensus. The log stays consistent at any point.
+    pub(crate) async fn stop(&self) {
+        self.loops.stop();
+        self.raft.shutdown().await.ok();
+    }
+}
+
+/// One of a core's shared questions, and the loop that asks it.
+type Question = (Shared<Result<u64, Refused>>, BoxFuture<'static, ()>);
+
+/// `confirm` and `reads` of a core that is being made.
+pub(crate) fn questions(
+    raft: Raft<TypeConfig, Replica>,
+    timing: Timing,
+    core: Weak<Core>,
+) -> (Question, Question) {
+    let confirm = Shared::new(move || confirm(raft.clone(), timing).boxed());
+    let reads = Shared::new(move || {
+        let core = core.clone();
+        async move {
+            match core.upgrade() {
+                Some(core) => core.ask_index().await,
+                None => Err(Refused::Unavailable),
+            }
+        }
+        .boxed()
+    });
+    ((confirm.0, confirm.1.boxed()), (reads.0, reads.1.boxed()))
+}
+
+/// ReadIndex: a quorum acknowledges this leader once more, after now.
+async fn confirm(raft: Raft<TypeConfig, Replica>, timing: Timing) -> Result<u64, Refused> {
+    let option =
+        LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(timing.attempt());
+    let asked = tokio::time::timeout(2 * timing.attempt(), raft.get_read_linearizer(option)).await;
+    match asked {
+        Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+        Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+            Err(Refused::NotLeader(forward.leader_id.map(types::node_of)))
+        }
+        Ok(Err(_)) | Err(_) => Err(Refused::Unavailable),
+    }
+}
+
+/// A node number from the wire; 0 is none.
+pub(crate) fn node_number(number: u64) -> Option<NodeId> {
+    u32::try_from(number)
+        .ok()
+        .filter(|number| *number != 0)
+        .map(NodeId)
+}

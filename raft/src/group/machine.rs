@@ -1,0 +1,344 @@
+//! A state machine under the consensus library: apply, publish, snapshot, restore.
+//!
+//! State lives in memory only; a start rebuilds it from the last snapshot and the log. A clone is
+//! published after every applied batch, before anybody is answered, so that whoever has an answer
+//! finds its effect in the local replica.
+
+use super::log::invalid;
+use super::types::{self, LogId, Payload, Replies, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::codec::{self, Corrupt, Role};
+use crate::machine::{Clock, Machine};
+use crate::store::snapshot::{SnapshotFile, Snapshots};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::entry::RaftEntry as _;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{OptionalSend, Snapshot};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{broadcast, watch};
+
+/// How many entries are applied before their state is published and their proposers are answered.
+const PUBLISH_EVERY: usize = 64;
+
+/// Effects that a subscriber may lag behind; a directory's largest entry ends 1,000 sessions, and
+/// whoever lags reconciles from the state.
+const EFFECTS: usize = 8192;
+
+/// What one entry carries.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Batch {
+    /// The meaning of commands; raised with the cluster version. Always 1 so far.
+    pub(crate) format: u16,
+    /// The leader's state clock.
+    pub(crate) stamp: Clock,
+    /// Encoded commands, in order.
+    pub(crate) commands: Vec<Vec<u8>>,
+}
+
+/// The batches that this build can apply.
+pub(crate) const FORMAT: u16 = 1;
+
+/// What the stamper and the ticker need to know of a state, without its type.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    clock: AtomicU64,
+    due: AtomicU64,
+}
+
+impl Pulse {
+    /// The clock of the last applied entry.
+    pub(crate) fn clock(&self) -> Clock {
+        Clock(self.clock.load(Ordering::Acquire))
+    }
+
+    /// When time alone will change something.
+    pub(crate) fn due(&self) -> Option<Clock> {
+        let due = self.due.load(Ordering::Acquire);
+        (due != u64::MAX).then_some(Clock(due))
+    }
+}
+
+/// What readers see of a replica.
+#[derive(Debug)]
+pub(crate) struct Published<M: Machine> {
+    pub(crate) state: ArcSwap<M>,
+    pub(crate) effects: broadcast::Sender<M::Effect>,
+    pub(crate) applied: Arc<watch::Sender<u64>>,
+    pub(crate) pulse: Arc<Pulse>,
+}
+
+impl<M: Machine> Published<M> {
+    pub(crate) fn new(machine: &M) -> Self {
+        let due = machine.next_due().map_or(u64::MAX, |due| due.0);
+        Self {
+            state: ArcSwap::from_pointee(machine.clone()),
+            effects: broadcast::channel(EFFECTS).0,
+            applied: Arc::new(watch::channel(0).0),
+            pulse: Arc::new(Pulse {
+                clock: AtomicU64::new(machine.clock().0),
+                due: AtomicU64::new(due),
+            }),
+        }
+    }
+}
+
+type EncodeState = Box<dyn FnOnce() -> Result<Vec<u8>, Corrupt> + Send + Sync>;
+
+/// A typed state machine behind an untyped face, so that the library is built once for all of them.
+pub(crate) trait Applier: Send + Sync + 'static {
+    /// Applies one entry. `fresh`: its effects may be acted on. Answers only when asked to.
+    fn apply(
+        &mut self,
+        index: u64,
+        record: &Bytes,
+        fresh: bool,
+        answer: bool,
+    ) -> Result<Replies, Corrupt>;
+    /// Shows the state to readers.
+    fn publish(&mut self, index: u64);
+    /// Takes a view of the present state, to be encoded elsewhere.
+    fn view(&self) -> EncodeState;
+    /// Replaces the state.
+    fn restore(&mut self, state: &[u8]) -> Result<(), Corrupt>;
+}
+
+/// The one [`Applier`].
+pub(crate) struct Typed<M: Machine> {
+    machine: M,
+    effects: Vec<M::Effect>,
+    fresh: Vec<M::Effect>,
+    published: Arc<Published<M>>,
+}
+
+impl<M: Machine> Typed<M> {
+    pub(crate) fn new(machine: M, published: Arc<Published<M>>) -> Self {
+        Self {
+            machine,
+            effects: Vec::new(),
+            fresh: Vec::new(),
+            published,
+        }
+    }
+}
+
+impl<M: Machine> Applier for Typed<M> {
+    fn apply(
+        &mut self,
+        index: u64,
+        record: &Bytes,
+        fresh: bool,
+        answer: bool,
+    ) -> Result<Replies, Corrupt> {
+        let (_, body) = codec::unframe(Role::Batch, M::KIND, record)?;
+        let batch: Batch = codec::decode(&body)?;
+        if batch.format != FORMAT {
+            return Err(Corrupt::Version(batch.format.min(255) as u8));
+        }
+        let now = self.machine.clock().advanced_to(batch.stamp);
+        let mut replies = Replies::default();
+        for command in &batch.commands {
+            let command = codec::decode(command)?;
+            let reply = self.machine.apply(index, now, command, &mut self.effects);
+            if answer {
+                replies.0.push(codec::encode(&reply)?);
+            }
+        }
+        if fresh {
+            self.fresh.append(&mut self.effects);
+        }
+        self.effects.clear();
+        Ok(replies)
+    }
+
+    fn publish(&mut self, index: u64) {
+        let published = &self.published;
+        published.state.store(Arc::new(self.machine.clone()));
+        published
+            .pulse
+            .clock
+            .store(self.machine.clock().0, Ordering::Release);
+        let due = self.machine.next_due().map_or(u64::MAX, |due| due.0);
+        published.pulse.due.store(due, Ordering::Release);
+        published.applied.send_replace(index);
+        for effect in self.fresh.drain(..) {
+            // Nobody listening is fine: effects are hints.
+            published.effects.send(effect).ok();
+        }
+    }
+
+    fn view(&self) -> EncodeState {
+        let machine = self.machine.clone();
+        Box::new(move || codec::encode_state(&machine))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), Corrupt> {
+        self.machine = codec::decode_state(state)?;
+        Ok(())
+    }
+}
+
+/// What the consensus library drives.
+pub(crate) struct Replica {
+    applier: Box<dyn Applier>,
+    snapshots: Snapshots,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    /// Effects of entries that were in the log at the start are old news (H-18), however late
+    /// they turn out to be committed.
+    replayed_upto: Option<u64>,
+}
+
+impl Replica {
+    pub(crate) fn new(
+        applier: Box<dyn Applier>,
+        snapshots: Snapshots,
+        replayed_upto: Option<u64>,
+    ) -> Self {
+        Self {
+            applier,
+            snapshots,
+            last: None,
+            membership: StoredMembership::default(),
+            replayed_upto,
+        }
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Replica {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut answers = Vec::new();
+        while let Some(next) = entries.next().await {
+            let mut next = Some(next);
+            for _ in 0..PUBLISH_EVERY {
+                let Some(item) = next
+                    .take()
+                    .or_else(|| entries.next().now_or_never().flatten())
+                else {
+                    break;
+                };
+                let (entry, responder) = item?;
+                let id = entry.log_id();
+                let fresh = self.replayed_upto.is_none_or(|upto| id.index > upto);
+                let replies = match entry.payload {
+                    Payload::Blank => Replies::default(),
+                    Payload::Normal(record) => self
+                        .applier
+                        .apply(id.index, &record.0, fresh, responder.is_some())
+                        .map_err(|why| {
+                            invalid(format!("entry {} can't be applied: {why}", id.index))
+                        })?,
+                    Payload::Membership(membership) => {
+                        self.membership = StoredMembership::new(Some(id), membership);
+                        Replies::default()
+                    }
+                };
+                self.last = Some(id);
+                answers.extend(responder.map(|responder| (responder, replies)));
+            }
+            if let Some(last) = self.last {
+                self.applier.publish(last.index);
+            }
+            for (responder, replies) in answers.drain(..) {
+                responder.send(replies);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            meta: self.meta(),
+            view: Some(self.applier.view()),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let snapshots = self.snapshots.clone();
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        let (_, state) = blocking(move || {
+            let read = snapshot.read()?;
+            snapshots.place(index, snapshot)?;
+            Ok(read)
+        })
+        .await?;
+        self.applier.restore(&state).map_err(invalid)?;
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.applier.publish(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot1>, io::Error> {
+        let Some((meta, snapshot)) = self.snapshots.current()? else {
+            return Ok(None);
+        };
+        Ok(Some(Snapshot {
+            meta: types::read_meta(&meta).map_err(invalid)?,
+            snapshot,
+        }))
+    }
+}
+
+type Snapshot1 = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
+
+/// Writes a view of a state to disk.
+pub(crate) struct Builder {
+    meta: SnapshotMeta,
+    view: Option<EncodeState>,
+    snapshots: Snapshots,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot1, io::Error> {
+        let view = self
+            .view
+            .take()
+            .ok_or_else(|| io::Error::other("a view is built once"))?;
+        let meta = self.meta.clone();
+        let snapshots = self.snapshots.clone();
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        let body = types::meta_body(&meta).map_err(invalid)?;
+        let snapshot = blocking(move || {
+            let state = view().map_err(invalid)?;
+            snapshots.write(index, &body, &state)
+        })
+        .await?;
+        Ok(Snapshot { meta, snapshot })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
