@@ -9,7 +9,7 @@ use super::desk::Incoming;
 use super::pool::{Dialing, Pool};
 use super::pulse::{Pulse, Verdict};
 use super::{Shared, Tunnel};
-use crate::call::h2_settings;
+use crate::call::h2_settings::{CONNECTION_WINDOW, HEADER_LIST_MAX, STREAM_WINDOW};
 use crate::ops::metrics::{Entered, Metrics};
 use crate::session::Target;
 use crate::{clock, tasks};
@@ -81,7 +81,7 @@ pub(super) async fn start(
         inner: stream,
         meter: Arc::clone(&meter),
     };
-    let handshake = h2_settings::towards_worker().handshake::<_, Bytes>(metered);
+    let handshake = settings().handshake::<_, Bytes>(metered);
     let (sender, connection) = handshake.await.ok()?;
     let life = Arc::new(Life {
         target,
@@ -104,6 +104,26 @@ pub(super) async fn start(
     let run = run(shared.pool.clone(), life, connection, users, count);
     tasks::spawn(tasks::Kind::Worker, "tunnel", run);
     Some(tunnel)
+}
+
+/// The HTTP/2 settings of our side of a tunnel.
+///
+/// A tunnel outlives any number of cancelled calls, so what the worker still sends for them never
+/// counts against it: by default the 1,025th such frame would end the tunnel and all its calls. 4,096
+/// reset streams are remembered for 1 s, so that frames on their way are ignored.
+fn settings() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST_MAX)
+        .max_concurrent_reset_streams(4096)
+        .max_local_error_reset_streams(None)
+        .reset_stream_duration(Duration::from_secs(1))
+        .max_send_buffer_size(STREAM_WINDOW as usize)
+        .data_frame_budget(CONNECTION_WINDOW as usize);
+    builder
 }
 
 /// Where a tunnel is counted; it counts as active as long as this lives.
@@ -134,7 +154,7 @@ async fn run(
                     Verdict::Quiet => {}
                     Verdict::Ask => {
                         // Refused only while an earlier SETTINGS is unanswered, which asks as well.
-                        let _or_asked = connection.set_initial_window_size(h2_settings::STREAM_WINDOW);
+                        let _or_asked = connection.set_initial_window_size(STREAM_WINDOW);
                     }
                     Verdict::Dead => {
                         life.closing.record(CloseReason::Silent, None, "no answer to a probe");
