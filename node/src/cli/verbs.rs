@@ -7,6 +7,7 @@ use super::nouns::{
     Policy, SessionVerb, TenantVerb, VersionState, VersionVerb, WorkerVerb,
 };
 use super::table::{json, list, show};
+use crate::admin::LAGGARDS;
 use crate::clock;
 use pontoon_proto::admin as pb;
 use std::time::Duration;
@@ -106,9 +107,14 @@ pub(super) async fn run(noun: Noun) -> Answer {
 }
 
 fn said<R>(ask: &Ask, answer: Result<Response<R>, Status>) -> Result<R, Failure> {
-    answer
-        .map(Response::into_inner)
-        .map_err(|status| client::refused(ask, &status))
+    let response = answer.map_err(|status| client::refused(ask, &status))?;
+    if let Some(names) = response.metadata().get(LAGGARDS) {
+        let names = names.to_str().unwrap_or_default();
+        note(&format!(
+            "written, but these nodes have not applied it yet: {names}"
+        ));
+    }
+    Ok(response.into_inner())
 }
 
 async fn cluster(ask: &Ask) -> Answer {

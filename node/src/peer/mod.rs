@@ -11,9 +11,10 @@
 
 mod link;
 mod pulse;
+mod raft;
 mod serve;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transport;
 
 pub use serve::{PassHandler, serve};
@@ -120,6 +121,11 @@ impl Peers {
         addresses.keys().copied().filter(|n| *n != own).collect()
     }
 
+    /// Who this node is; its boot as it was at the start.
+    pub fn me(&self) -> &Me {
+        &self.0.me
+    }
+
     /// This node took a new boot because it read of its own loss.
     pub fn set_boot(&self, boot: u64) {
         self.0.boot.fetch_max(boot, Ordering::Relaxed);
@@ -154,6 +160,19 @@ impl Peers {
     /// Asks a node who it is, and measures the round trip. Another node at that address counts as
     /// unreachable.
     pub async fn ping(&self, to: NodeId, within: Duration) -> Result<Duration, Unreachable> {
+        Ok(self.hello(to, within).await?.1)
+    }
+
+    /// How far a node has applied the catalog's log.
+    pub async fn catalog_applied(&self, to: NodeId, within: Duration) -> Result<u64, Unreachable> {
+        Ok(self.hello(to, within).await?.0.catalog_applied)
+    }
+
+    async fn hello(
+        &self,
+        to: NodeId,
+        within: Duration,
+    ) -> Result<(pb::PingReply, Duration), Unreachable> {
         let request = pb::PingRequest {
             envelope: Some(self.envelope()),
         };
@@ -171,7 +190,7 @@ impl Peers {
                 unsent: false,
             });
         }
-        Ok(took)
+        Ok((reply, took))
     }
 
     fn envelope(&self) -> pb::Envelope {

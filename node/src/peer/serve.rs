@@ -1,8 +1,9 @@
 //! The other end: answers what other nodes ask.
 //!
-//! Every request names the cluster in its envelope; one of another cluster is refused before
+//! [`super::raft`] is the raft half. Every request names the cluster in its envelope; one of another cluster is refused before
 //! anything looks at the rest, whether it came by a wrong address or by a wrong configuration.
 
+use super::raft::Groups;
 use super::{
     CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_MAX, Me, Peers, STREAM_WINDOW,
 };
@@ -10,9 +11,11 @@ use crate::net::TcpListener;
 use futures::future::BoxFuture;
 use pb::pass_reply::Outcome;
 use pb::peer_server::{Peer, PeerServer};
+use pb::raft_server::RaftServer;
 use pontoon_proto::id::WorkerId;
 use pontoon_proto::peer as pb;
 use pontoon_proto::worker::NodeMessage;
+use pontoon_raft::cluster::Cluster;
 use prost::Message as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,10 +49,19 @@ pub type PassHandler = Arc<
 pub async fn serve(
     listener: TcpListener,
     peers: Peers,
+    cluster: Cluster,
     pass: PassHandler,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let peer = PeerServer::new(Answers { peers, pass });
+    let raft = RaftServer::new(Groups {
+        peers: peers.clone(),
+        cluster: cluster.clone(),
+    });
+    let peer = PeerServer::new(Answers {
+        peers,
+        cluster,
+        pass,
+    });
     let serving = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -57,6 +69,10 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_local_error_reset_streams(None)
+        .add_service(
+            raft.max_decoding_message_size(MESSAGE_MAX)
+                .max_encoding_message_size(MESSAGE_MAX),
+        )
         .add_service(
             peer.max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
@@ -77,7 +93,7 @@ pub async fn serve(
 
 impl Me {
     /// Refuses a message that is not of this cluster.
-    fn admit(&self, envelope: Option<&pb::Envelope>) -> Result<(), Status> {
+    pub(super) fn admit(&self, envelope: Option<&pb::Envelope>) -> Result<(), Status> {
         match envelope {
             Some(envelope) if envelope.cluster[..] == self.cluster => Ok(()),
             Some(_) => Err(Status::failed_precondition(format!(
@@ -93,6 +109,7 @@ impl Me {
 /// Who this node is, and its attached sidecars.
 struct Answers {
     peers: Peers,
+    cluster: Cluster,
     pass: PassHandler,
 }
 
@@ -110,6 +127,7 @@ impl Peer for Answers {
             node: u64::from(at.node.0),
             boot: at.boot,
             cluster: me.cluster.to_vec().into(),
+            catalog_applied: *self.cluster.catalog().changed().borrow(),
         }))
     }
 

@@ -9,7 +9,11 @@ use pb::pass_reply::Outcome;
 use pb::raft_server::{Raft, RaftServer};
 use pontoon_proto::id::WorkerId;
 use pontoon_proto::worker::{EndSession, NodeMessage, node_message};
+use pontoon_raft::catalog::command::Survive;
+use pontoon_raft::cluster::{self, Cluster};
+use pontoon_raft::group::Timing;
 use pontoon_raft::group::network::Transport as _;
+use pontoon_raft::identity::Identity;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -20,7 +24,29 @@ const CLUSTER: [u8; 16] = [7; 16];
 const WITHIN: Duration = Duration::from_secs(5);
 const OTHER: NodeId = NodeId(2);
 
-fn me(node: u32) -> Me {
+/// A cluster of one node, number 1, in the region `us-east`, with its own log in `folder`.
+pub(crate) async fn lone(folder: &std::path::Path, peers: &Peers) -> Cluster {
+    let me = peers.me();
+    let identity = Identity::open(folder, me.cluster, &me.name, me.at.node).unwrap();
+    let options = cluster::Options {
+        data_dir: folder.into(),
+        name: me.name.clone(),
+        region: "us-east".into(),
+        members: vec![cluster::Member {
+            node: me.at.node,
+            name: me.name.clone(),
+            region: "us-east".into(),
+        }],
+        cluster_id: me.cluster,
+        timing: Timing::LAN,
+        survive: Survive::Region,
+        node_lost_after: Duration::from_secs(5),
+        transport: Arc::new(peers.clone()),
+    };
+    Cluster::start(identity, options).await.unwrap()
+}
+
+pub(crate) fn me(node: u32) -> Me {
     Me {
         cluster: CLUSTER,
         name: format!("n{node}"),
@@ -43,15 +69,30 @@ async fn bound() -> (net::TcpListener, String) {
     (listener, address)
 }
 
-/// Serves pings and passes as node 2; a pass is answered with `Passed` when it asks to wait.
-async fn serving() -> (String, CancellationToken) {
-    let (listener, address) = bound().await;
-    let stop = CancellationToken::new();
-    start(listener, stop.clone());
-    (address, stop)
+/// A whole server on a cluster of one, as node 2; a pass is answered with `Passed` when it is an
+/// `EndSession` and asks to wait.
+struct Serving {
+    address: String,
+    stop: CancellationToken,
+    cluster: Cluster,
+    _folder: tempfile::TempDir,
 }
 
-fn start(listener: net::TcpListener, stop: CancellationToken) {
+async fn serving() -> Serving {
+    let (listener, address) = bound().await;
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = lone(folder.path(), &Peers::new(me(2))).await;
+    let stop = CancellationToken::new();
+    start(listener, &cluster, stop.clone());
+    Serving {
+        address,
+        stop,
+        cluster,
+        _folder: folder,
+    }
+}
+
+fn start(listener: net::TcpListener, cluster: &Cluster, stop: CancellationToken) {
     let pass: PassHandler = Arc::new(|_, message, wait| {
         let end = matches!(message.message, Some(node_message::Message::EndSession(_)));
         async move {
@@ -62,7 +103,7 @@ fn start(listener: net::TcpListener, stop: CancellationToken) {
         }
         .boxed()
     });
-    let serving = serve(listener, Peers::new(me(2)), pass, stop);
+    let serving = serve(listener, Peers::new(me(2)), cluster.clone(), pass, stop);
     crate::tasks::spawn(crate::tasks::Kind::Worker, "test server", serving);
 }
 
@@ -260,8 +301,9 @@ async fn nobody_listening_means_unsent_and_fails_fast() {
 
 #[tokio::test]
 async fn a_node_that_comes_back_is_reached_again_and_its_round_trip_is_known() {
-    let (address, stop) = serving().await;
-    let peers = peers_to(&address);
+    let serving = serving().await;
+    let address = &serving.address;
+    let peers = peers_to(address);
     peers.ping(OTHER, WITHIN).await.unwrap();
     let give_up = clock::now() + Duration::from_secs(20);
     while peers.rtt(OTHER).is_none() {
@@ -269,20 +311,20 @@ async fn a_node_that_comes_back_is_reached_again_and_its_round_trip_is_known() {
         tokio::task::yield_now().await;
     }
 
-    stop.cancel();
+    serving.stop.cancel();
     while peers.ping(OTHER, Duration::from_secs(1)).await.is_ok() {
         assert!(clock::now() < give_up, "it never went");
         tokio::task::yield_now().await;
     }
     let listener = loop {
         // The old connections may hold the port for a moment.
-        if let Ok(listener) = net::listen("tests", &address).await {
+        if let Ok(listener) = net::listen("tests", address).await {
             break listener;
         }
         assert!(clock::now() < give_up, "the port stays taken");
         tokio::task::yield_now().await;
     };
-    start(listener, CancellationToken::new());
+    start(listener, &serving.cluster, CancellationToken::new());
     let back = clock::now();
     while peers.ping(OTHER, Duration::from_secs(1)).await.is_err() {
         assert!(clock::now() < give_up, "it never came back");
@@ -297,8 +339,8 @@ async fn a_node_that_comes_back_is_reached_again_and_its_round_trip_is_known() {
 
 #[tokio::test]
 async fn a_message_for_a_sidecar_is_handed_over_and_its_outcome_comes_back() {
-    let (address, _stop) = serving().await;
-    let peers = peers_to(&address);
+    let serving = serving().await;
+    let peers = peers_to(&serving.address);
     let message = NodeMessage {
         message: Some(node_message::Message::EndSession(EndSession::default())),
     };
@@ -320,22 +362,56 @@ async fn a_message_for_a_sidecar_is_handed_over_and_its_outcome_comes_back() {
 
 #[tokio::test]
 async fn a_node_of_another_cluster_is_refused_and_told_why() {
-    let (address, _stop) = serving().await;
+    let serving = serving().await;
     let stranger = Peers::new(Me {
         cluster: [8; 16],
         ..me(1)
     });
-    stranger.set_addresses(BTreeMap::from([(OTHER, address)]));
+    stranger.set_addresses(BTreeMap::from([(OTHER, serving.address.clone())]));
     let error = stranger.ping(OTHER, WITHIN).await.unwrap_err();
     assert!(error.cause.contains("another cluster"), "{error}");
     assert!(error.cause.contains("join token"), "{error}");
+    let vote = pb::VoteRequest {
+        envelope: Some(stranger.envelope()),
+        ..pb::VoteRequest::default()
+    };
+    let error = stranger.vote(OTHER, vote, WITHIN).await.unwrap_err();
+    assert!(error.cause.contains("another cluster"), "{error}");
+    let append = pb::AppendRequest {
+        envelope: Some(stranger.envelope()),
+        ..pb::AppendRequest::default()
+    };
+    let requests = stream::iter([append]).boxed();
+    let mut replies = stranger.append(OTHER, requests, WITHIN).await.unwrap();
+    let error = replies.next().await.unwrap().unwrap_err();
+    assert!(error.cause.contains("another cluster"), "{error}");
+}
+
+#[tokio::test]
+async fn a_real_group_answers_over_the_wire_and_says_how_far_its_catalog_is() {
+    let serving = serving().await;
+    let peers = peers_to(&serving.address);
+    let catalog = serving.cluster.catalog();
+    catalog.read(WITHIN).await.unwrap();
+    let request = || pb::ReadIndexRequest {
+        envelope: Some(pb::Envelope {
+            generation: catalog.generation(),
+            ..peers.envelope()
+        }),
+    };
+    let reply = peers.read_index(OTHER, request(), WITHIN).await.unwrap();
+    assert_eq!(reply.refusal(), pb::Refusal::Unspecified);
+    assert!(reply.index > 0);
+    catalog.applied_at_least(reply.index, WITHIN).await.unwrap();
+    let applied = peers.catalog_applied(OTHER, WITHIN).await.unwrap();
+    assert!(applied >= reply.index, "{applied} of {}", reply.index);
 }
 
 #[tokio::test]
 async fn another_node_at_a_known_address_is_not_taken_for_the_one_that_was_there() {
-    let (address, _stop) = serving().await;
+    let serving = serving().await;
     let peers = Peers::new(me(1));
-    peers.set_addresses(BTreeMap::from([(NodeId(3), address)]));
+    peers.set_addresses(BTreeMap::from([(NodeId(3), serving.address.clone())]));
     let error = peers.ping(NodeId(3), WITHIN).await.unwrap_err();
     assert!(error.cause.contains("node 2"), "{error}");
 }
