@@ -44,6 +44,26 @@ fn wrong_usage_ends_with_64() {
 }
 
 #[test]
+fn the_version_that_a_worker_key_covers_is_not_taken_for_a_question() {
+    let args = [
+        "key",
+        "create",
+        "--kind",
+        "worker",
+        "--tenant",
+        "x",
+        "--version",
+        "y",
+    ];
+    let (code, stderr) = failed(&args, &[]);
+    assert_eq!(code, 64);
+    assert!(stderr.contains("PONTOON_TOKEN"), "{stderr}");
+    let help = pontoon(&["key", "create", "--help"], &[]).stdout;
+    let help = String::from_utf8(help).expect("UTF-8");
+    assert_eq!(help.matches("--version").count(), 1, "{help}");
+}
+
+#[test]
 fn help_and_version_are_answers() {
     for args in [
         &["--help"][..],

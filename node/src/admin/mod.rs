@@ -31,8 +31,15 @@ use tonic::transport::server::TcpIncoming;
 /// How long a verb waits for a group: two elections of the slowest timing, and the forwarding.
 const GROUP_WAIT: Duration = Duration::from_secs(5);
 
-/// The longest that one verb takes; ending a session waits for its sidecar, and that is the slowest.
-const VERB_MAX: Duration = Duration::from_secs(20);
+/// The longest that one verb takes: ending a session asks its group three times and then waits for
+/// its sidecar, which is the slowest.
+const VERB_MAX: Duration = Duration::from_secs(25);
+
+/// The largest request: a key that is limited to 1,000 functions names them in 40 KiB.
+const REQUEST_MAX: usize = 256 << 10;
+
+/// The largest header list: a token and little else, and h2 alone would take 16 MiB.
+const HEADERS_MAX: u32 = 16 << 10;
 
 /// How many verbs one connection may have under way. Operators' tools use a handful.
 const VERBS_AT_ONCE: u32 = 64;
@@ -80,8 +87,9 @@ pub async fn serve(
     let serving = Server::builder()
         .timeout(VERB_MAX)
         .max_concurrent_streams(VERBS_AT_ONCE)
+        .http2_max_header_list_size(HEADERS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .add_service(AdminServer::new(Service(context)))
+        .add_service(AdminServer::new(Service(context)).max_decoding_message_size(REQUEST_MAX))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -80,9 +80,14 @@ pub(super) fn refused(ask: &Ask, status: &Status) -> Failure {
         tonic::Code::Cancelled | tonic::Code::DeadlineExceeded if status.source().is_some() => {
             nobody(ask, format!("no answer within {ANSWER_MAX:?}"))
         }
-        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => {
-            Failure::new(Code::Unreachable, text)
-        }
+        tonic::Code::Unavailable => Failure::new(Code::Unreachable, text),
+        tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => Failure::new(
+            Code::Unreachable,
+            format!(
+                "{} gave up on it: what was asked may or may not have happened; look, and try again",
+                ask.endpoint
+            ),
+        ),
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
             Failure::new(Code::Permission, text)
         }

@@ -21,12 +21,7 @@ use std::process::ExitCode;
 
 /// A gRPC bridge that floats on Raft.
 #[derive(Parser, Debug)]
-#[command(
-    name = "pontoon",
-    version,
-    propagate_version = true,
-    arg_required_else_help = true
-)]
+#[command(name = "pontoon", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

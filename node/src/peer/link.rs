@@ -16,7 +16,7 @@
 //! sent. A channel is used for one connection only: when that breaks, so does the channel, and what
 //! is still in its queue fails as unsent.
 
-use super::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW};
 use crate::{clock, net, random, tasks};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -144,6 +144,7 @@ async fn connect(address: &str) -> Result<(Channel, oneshot::Receiver<()>), Stri
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
+        .http2_max_header_list_size(HEADERS_MAX)
         // Calls that ran into their deadline are resets; they must never add up to a GOAWAY.
         .http2_max_local_error_reset_streams(None)
         .connect_with_connector(Once(Some(Socket {

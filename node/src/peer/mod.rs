@@ -49,6 +49,9 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// HTTP/2 window of one connection: 16 MiB keep it busy at 1 Gbit/s over 130 ms, ocean included.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
+/// The largest header list: ours fill a few hundred bytes, and h2 alone would take 16 MiB.
+const HEADERS_MAX: u32 = 16 << 10;
+
 /// How often an otherwise silent connection is probed, ...
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 

@@ -1,11 +1,13 @@
 //! The other end: answers what other nodes ask.
 //!
-//! [`super::raft`] is the raft half. Every request names the cluster in its envelope; one of another cluster is refused before
-//! anything looks at the rest, whether it came by a wrong address or by a wrong configuration.
+//! [`super::raft`] is the raft half. Every request names the cluster in its envelope; one of another
+//! cluster is refused before anything looks at the rest, whether it came by a wrong address or by a
+//! wrong configuration.
 
 use super::raft::Groups;
 use super::{
-    CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_MAX, Me, Peers, STREAM_WINDOW,
+    CONNECTION_WINDOW, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_MAX, Me, Peers,
+    STREAM_WINDOW,
 };
 use crate::net::TcpListener;
 use futures::future::BoxFuture;
@@ -66,6 +68,7 @@ pub async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_local_error_reset_streams(None)
