@@ -23,8 +23,14 @@ use tokio::sync::{mpsc, watch};
 /// How long a stopped process may take: a node drains within its grace.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 
-/// How long everything may take to end after Ctrl-C before it is killed.
-const END_WITHIN: Duration = Duration::from_secs(5);
+/// How everything is ended after Ctrl-C: asked, told a second time, which means at once, then killed.
+/// A process gets so long after each signal: clean ends take milliseconds, and nobody's calls are
+/// waited for, because their callers are the user's own.
+const END_STEPS: [(Signal, Duration); 3] = [
+    (Signal::TERM, Duration::from_secs(1)),
+    (Signal::TERM, Duration::from_secs(4)),
+    (Signal::KILL, Duration::from_secs(10)),
+];
 
 /// Deaths that nobody has read yet: more than there are processes.
 const DEATHS_MAX: usize = 1024;
@@ -125,7 +131,8 @@ impl Children {
         match how {
             Ok(how) => Ok(how.ok().and_then(|how| how.clone()).unwrap_or_default()),
             Err(_) => Err(Error::new(format!(
-                "{name} (process {}) has not ended within {STOP_WITHIN:?}; `pontoon dev kill {name}` ends it at once",
+                "{name} (process {}) is still leaving after {STOP_WITHIN:?}, because it lets its calls \
+                 or sessions finish; `pontoon dev kill {name}` ends it at once",
                 running.pid
             ))),
         }
@@ -146,21 +153,18 @@ impl Children {
     /// Ends everything: asks, waits, then kills. Returns when nothing is left.
     pub(super) async fn end_all(&self) {
         let alive: Vec<Running> = self.lock().values().filter_map(Process::alive).collect();
-        for running in &alive {
-            running.signal(Signal::TERM).await;
-        }
-        let all_ended = async {
+        for (signal, within) in END_STEPS {
             for running in &alive {
-                // An error means that its task is gone, and so is the process.
-                let _ = running.ended.clone().wait_for(Option::is_some).await;
+                running.signal(signal).await;
             }
-        };
-        if tokio::time::timeout(END_WITHIN, all_ended).await.is_err() {
-            for running in &alive {
-                running.signal(Signal::KILL).await;
-            }
-            for running in &alive {
-                let _ = running.ended.clone().wait_for(Option::is_some).await;
+            let all_ended = async {
+                for running in &alive {
+                    // An error means that its task is gone, and so is the process.
+                    let _ = running.ended.clone().wait_for(Option::is_some).await;
+                }
+            };
+            if tokio::time::timeout(within, all_ended).await.is_ok() {
+                return;
             }
         }
     }
