@@ -3,7 +3,7 @@
 //! Every line works as it stands in a fresh shell, in this order.
 
 use super::plan::{DEFAULT_PORTS, Layout, quoted};
-use super::ready::{Ready, ReadyNode};
+use super::ready::{Ready, ReadyNode, ReadySidecar};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -35,11 +35,7 @@ fn write(out: &mut String, ready: &Ready, layout: &Layout, program: &Path) -> st
         return Ok(());
     };
     writeln!(out, "Pontoon is up. Ctrl-C ends all of it.\n")?;
-    writeln!(
-        out,
-        "  {:<14} {:>5}  {:<22} {:<22} {:<22}",
-        "node", "pid", "clients", "admin", "ops"
-    )?;
+    writeln!(out, "  {:<22} {:>7}  addresses", "process", "pid")?;
     for node in &nodes {
         let ReadyNode {
             name,
@@ -51,20 +47,21 @@ fn write(out: &mut String, ready: &Ready, layout: &Layout, program: &Path) -> st
         } = node;
         writeln!(
             out,
-            "  {name:<14} {pid:>5}  {client:<22} {admin:<22} http://{ops}/metrics"
+            "  {name:<22} {pid:>7}  clients {client}, admin {admin}, metrics http://{ops}/metrics"
         )?;
     }
     for region in &ready.regions {
-        for (number, sidecar) in region.sidecars.iter().enumerate() {
-            writeln!(
-                out,
-                "  {}-worker-{}  pid {} on {}, its sidecar's pid {}",
-                region.name,
-                number + 1,
-                sidecar.worker_pid,
-                sidecar.worker,
-                sidecar.pid
-            )?;
+        for (sidecar, number) in region.sidecars.iter().zip(1..) {
+            let ReadySidecar {
+                pid,
+                worker_pid,
+                worker,
+            } = sidecar;
+            let name = &region.name;
+            let row = format!("{name}-worker-{number}");
+            writeln!(out, "  {row:<22} {worker_pid:>7}  {worker}")?;
+            let row = format!("{name}-sidecar-{number}");
+            writeln!(out, "  {row:<22} {pid:>7}")?;
         }
     }
     writeln!(
@@ -159,7 +156,7 @@ END
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dev::ready::{ReadySidecar, Region};
+    use crate::dev::ready::Region;
 
     fn node(name: &str, client: &str) -> ReadyNode {
         ReadyNode {

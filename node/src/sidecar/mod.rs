@@ -116,6 +116,7 @@ impl Drop for Entered<'_> {
 /// With an exit code and one line of text: wrong options, a key that no node takes, a worker that
 /// did not come up within `--worker-wait`.
 pub async fn run(options: Options) -> Result<(), Stop> {
+    let leashed = options.exit_with_stdin;
     let settings = options.settings()?;
     crate::telemetry::start("info", crate::config::raw::LogFormat::Text)
         .map_err(|text| Stop { code: 64, text })?;
@@ -136,7 +137,18 @@ pub async fn run(options: Options) -> Result<(), Stop> {
         // The listeners take a dropped drain for a stop.
         std::future::pending::<()>().await;
     });
-    serve(settings, listener).await
+    tokio::select! {
+        left = serve(settings, listener) => left,
+        () = leash(leashed) => Ok(()),
+    }
+}
+
+/// Returns when the parent that holds the other end of standard input is gone.
+async fn leash(leashed: bool) {
+    match leashed {
+        true => crate::dev::leash::stdin_closed().await.unwrap_or_default(),
+        false => std::future::pending().await,
+    }
 }
 
 fn signals() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)> {

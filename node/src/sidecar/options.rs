@@ -54,6 +54,9 @@ pub struct Options {
     /// A file that holds the worker key
     #[arg(long, value_name = "PATH")]
     pub worker_key_file: Option<PathBuf>,
+    /// End at once when standard input closes, as it does when a parent process dies
+    #[arg(long)]
+    pub exit_with_stdin: bool,
 }
 
 /// A worker key; its `Debug` form hides it (O-LOG-1).
@@ -201,6 +204,7 @@ mod tests {
             drain_timeout: 300,
             worker_wait: None,
             worker_key_file: Some("/nowhere/key".into()),
+            exit_with_stdin: false,
         }
     }
 
