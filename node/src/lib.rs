@@ -22,4 +22,5 @@ pub mod session;
 pub mod sidecar;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod tunnel;

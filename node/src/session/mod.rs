@@ -1,15 +1,38 @@
-//! Sessions, as one node takes part in them: opening, resuming, entering, leaving.
+//! Sessions, as one node takes part in them.
+//!
+//! [`open`] makes a new one, [`resume`] joins an existing one, [`local`] counts this node's
+//! connections in each and proposes the edges `Enter` and `Leave`, [`watch`] acts on what the
+//! directories say, [`end`] ends one on request. A client connection holds a [`Joined`] for each of
+//! its sessions; dropping it leaves.
 
+pub mod end;
+mod joins;
+pub mod local;
+pub mod open;
 pub mod pin;
+pub mod resume;
+pub mod watch;
 
-use crate::tunnel::Tunnel;
+pub use local::Joined;
+
+use crate::tunnel::Tunnels;
+use local::Locals;
 use pontoon_proto::fault::Fault;
-use pontoon_proto::id::{FunctionId, RegionId, RequestId, TenantId};
+use pontoon_proto::id::{FunctionId, RegionId, RequestId, TenantId, VersionId};
 use pontoon_raft::catalog::command::Version;
+use pontoon_raft::cluster::Cluster;
+use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::Binding;
+use pontoon_raft::directory::session::Session;
+use pontoon_raft::group::Group;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use watch::Waiters;
+
+/// How long one proposal or read to a home group may take before the caller hears of it: a WAN
+/// election (1.6 s and two round trips) fits twice.
+const GROUP_WAIT: Duration = Duration::from_secs(4);
 
 /// What a call wants of a session; everything in it was checked against the catalog.
 #[derive(Clone, Debug)]
@@ -26,6 +49,24 @@ pub struct Ask {
     pub deadline: Instant,
 }
 
+impl Ask {
+    /// Whether the caller may take part in this session (C-ERR-6: one answer for all mismatches).
+    pub fn fits(&self, tenant: TenantId, function: FunctionId, version: VersionId) -> bool {
+        tenant == self.tenant
+            && function == self.function
+            && self.versions.iter().any(|allowed| allowed.id == version)
+    }
+
+    /// What is left until the deadline.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(crate::clock::now())
+    }
+
+    fn fits_session(&self, session: &Session) -> bool {
+        self.fits(session.tenant, session.function, session.version)
+    }
+}
+
 /// Where a session lives, and what a sidecar needs to know to dial for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -39,59 +80,77 @@ pub struct Target {
     pub binding: Binding,
 }
 
-/// One client connection's part in a session: it counts as entered until this is dropped, and it has
-/// a tunnel of its own.
-pub struct Joined {
-    target: Target,
-    tunnel: Tunnel,
-}
-
-impl Ask {
-    /// What is left until the deadline.
-    pub fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(crate::clock::now())
-    }
-}
-
-impl Joined {
-    /// Where the session lives.
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// A live tunnel: the connection's own, or a new one when that has broken.
-    pub async fn tunnel(&self, _deadline: Instant) -> Result<Tunnel, Fault> {
-        Ok(self.tunnel.clone())
-    }
-
-    /// The connection closes cleanly (GOAWAY, FIN with no open stream); without this word the close
-    /// counts as unclean.
-    pub fn closes_cleanly(&self) {}
-
-    /// The session has ended: nothing more may be carried.
-    pub fn ended(&self) -> bool {
-        false
-    }
-}
-
 /// The sessions in which this node takes part.
 #[derive(Clone)]
-pub struct Sessions {}
+pub struct Sessions(Arc<Inner>);
+
+struct Inner {
+    cluster: Cluster,
+    tunnels: Tunnels,
+    /// This node's region, by name: where opens are tried first.
+    region: String,
+    locals: Locals,
+    waiters: Waiters,
+}
 
 impl Sessions {
-    /// Opens a session: a worker is bound and a first tunnel is up when this returns.
-    pub async fn open(&self, _ask: &Ask) -> Result<Joined, Fault> {
-        Err(Fault::NoWorkerInTime)
-    }
-
-    /// Joins an existing session.
-    pub async fn resume(&self, _id: RequestId, _ask: &Ask) -> Result<Joined, Fault> {
-        Err(Fault::SessionNotFound)
+    /// Starts taking part: from now on the directories' effects are acted on.
+    pub fn start(cluster: Cluster, tunnels: Tunnels, region: &str) -> Sessions {
+        let sessions = Sessions(Arc::new(Inner {
+            cluster,
+            tunnels,
+            region: region.into(),
+            locals: Locals::default(),
+            waiters: Waiters::default(),
+        }));
+        sessions.watch_directories();
+        sessions
     }
 
     /// Whether this id names a live session of this tenant, function and one of these versions as
     /// far as the local replica knows (a cookie that does not counts as absent, C-RID-4).
-    pub fn is_live_here(&self, _id: RequestId, _ask: &Ask) -> bool {
-        false
+    pub fn is_live_here(&self, id: RequestId, ask: &Ask) -> bool {
+        id.region()
+            .and_then(|region| self.0.cluster.region(region))
+            .is_some_and(|group| {
+                group
+                    .state()
+                    .session(id)
+                    .is_some_and(|session| ask.fits_session(session))
+            })
+    }
+
+    /// The session, if the local replica has ever heard of it, is another function's or version's
+    /// (a cookie of which counts as absent).
+    pub fn is_known_foreign(&self, id: RequestId, ask: &Ask) -> bool {
+        id.region()
+            .and_then(|region| self.0.cluster.region(region))
+            .is_some_and(|group| {
+                group
+                    .state()
+                    .session(id)
+                    .is_some_and(|session| !ask.fits_session(session))
+            })
+    }
+
+    /// The group that an id names by itself. An unknown region number is asked at the catalog, so
+    /// that an id of a region born a moment ago is not refused from ignorance (H-7).
+    async fn home(&self, id: RequestId) -> Result<Group<Directory>, Fault> {
+        let region = id.region().ok_or(Fault::SessionNotFound)?;
+        if let Some(group) = self.0.cluster.region(region) {
+            return Ok(group);
+        }
+        let catalog = self
+            .0
+            .cluster
+            .catalog()
+            .read(GROUP_WAIT)
+            .await
+            .map_err(|_| Fault::DirectoryUnavailable)?;
+        match catalog.region(region) {
+            // Known, but its replica here has not started yet.
+            Some(_) => Err(Fault::DirectoryUnavailable),
+            None => Err(Fault::SessionNotFound),
+        }
     }
 }

@@ -1,1 +1,0 @@
-//! Starts a node: binds, opens the store, joins the groups, serves.

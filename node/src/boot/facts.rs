@@ -1,0 +1,90 @@
+//! What the ops port is told about this node.
+
+use super::wiring::Parts;
+use crate::drain::{Draining, Stage};
+use crate::ops::Sources;
+use crate::ops::ready::{DirectoryFacts, Facts, GroupFacts};
+use pontoon_proto::id::NodeId;
+use pontoon_raft::catalog::Catalog;
+use pontoon_raft::cluster::Cluster;
+use pontoon_raft::directory::Directory;
+use pontoon_raft::directory::session::State;
+use pontoon_raft::group::{Group, Status};
+use std::sync::Arc;
+
+/// The sources of one node's ops port.
+pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
+    let cluster = parts.cluster.clone();
+    let members = parts.config.members.clone();
+    Sources {
+        alive: Arc::new(|| Ok(())),
+        facts: Arc::new(move || {
+            let catalog = cluster.catalog().state();
+            let configured: std::collections::BTreeSet<_> =
+                members.iter().map(|member| &member.region).collect();
+            Facts {
+                listening: true,
+                draining: draining.stage() >= Stage::Draining,
+                groups: groups(&cluster, &catalog),
+                groups_expected: 1 + catalog.regions().count().max(configured.len()),
+            }
+        }),
+        metrics: parts.metrics.clone(),
+    }
+}
+
+fn groups(cluster: &Cluster, catalog: &Catalog) -> Vec<GroupFacts> {
+    let group = cluster.catalog();
+    let mut facts = vec![one("catalog".into(), &group.status(), group.connected(), catalog)];
+    for (region, group) in cluster.regions() {
+        let name = catalog
+            .region(region)
+            .map_or_else(|| region.to_string(), |region| region.name.clone());
+        facts.push(GroupFacts {
+            directory: Some(count(&group)),
+            ..one(name, &group.status(), group.connected(), catalog)
+        });
+    }
+    facts
+}
+
+fn one(name: String, status: &Status, connected: bool, catalog: &Catalog) -> GroupFacts {
+    let node_name = |id: NodeId| {
+        catalog
+            .node(id)
+            .map_or_else(|| format!("node {id}"), |node| node.name.clone())
+    };
+    GroupFacts {
+        name,
+        leader: status.leader.map(node_name),
+        connected,
+        term: status.term,
+        last_log: status.last_log,
+        committed: status.committed,
+        applied: status.applied,
+        voters: status.voters.len() as u32,
+        directory: None,
+    }
+}
+
+fn count(group: &Group<Directory>) -> DirectoryFacts {
+    let state = group.state();
+    let mut facts = DirectoryFacts::default();
+    for worker in state.workers() {
+        let ready = worker.draining.is_empty() && state.attached(worker).next().is_some();
+        if ready {
+            facts.workers_ready += 1;
+            facts.slots_free += u64::from(worker.slots.saturating_sub(state.slots_used(worker.id)));
+        } else {
+            facts.workers_other += 1;
+        }
+    }
+    for session in state.sessions() {
+        match (&session.state, state.hold(session)) {
+            (State::Queued(_), _) => facts.sessions_queued += 1,
+            (_, Some(_)) => facts.sessions_held += 1,
+            (_, None) => facts.sessions_bound += 1,
+        }
+    }
+    facts
+}

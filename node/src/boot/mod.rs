@@ -1,0 +1,285 @@
+//! Starts a node: reads its configuration, binds every port, opens the store, joins the groups,
+//! serves, and leaves when it is told to.
+//!
+//! Ports are bound before anything is opened, so that a wrong configuration damages nothing.
+//! [`wiring`] connects the parts to each other; [`facts`] is what the ops port is told.
+
+mod facts;
+mod replicas;
+mod wiring;
+
+use crate::config::raw::TimingName;
+use crate::config::{Config, ConfigError, Layers};
+use crate::drain::{Drain, Draining, Stage};
+use crate::net::{self, TcpListener};
+use crate::peer::{Me, Peers};
+use crate::tasks::{self, Kind};
+use pontoon_proto::id::{NodeBoot, NodeId};
+use pontoon_raft::catalog::command::{Command, Node, Reply};
+use pontoon_raft::cluster::{self, Cluster};
+use pontoon_raft::identity::Identity;
+use pontoon_raft::group::Timing;
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Bad configuration (sysexits.h EX_CONFIG is 78; the contract fixes 64, O-CFG-1).
+const EXIT_CONFIG: u8 = 64;
+
+/// How long calls may take to finish once the node drains.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How often this node's table of addresses follows the catalog.
+const FOLLOW_CATALOG: Duration = Duration::from_millis(500);
+
+/// Options of `pontoon node`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Overrides one key of the configuration, for example listen.client=127.0.0.1:1.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Checks the configuration and exits.
+    #[arg(long)]
+    pub check: bool,
+    /// Prints the configuration in force, each value with its origin, and exits.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Ends at once when standard input closes: for a parent that must leave no child behind.
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+}
+
+/// Why a node did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("bad configuration: {0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Start(String),
+}
+
+/// Runs a node until it is told to leave.
+pub async fn run(options: Options) -> ExitCode {
+    match try_run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pontoon node: {error}");
+            match error {
+                Error::Config(_) => ExitCode::from(EXIT_CONFIG),
+                Error::Start(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn try_run(options: Options) -> Result<(), Error> {
+    let layers = layers(&options)?;
+    let raw = layers.raw()?;
+    if options.print_config {
+        println!("{}", layers.print()?);
+        return Ok(());
+    }
+    let token = read(&raw.cluster.join_token_file, "cluster.join_token_file")?;
+    let config = Config::validate(raw, &token)?;
+    if options.check {
+        println!("{}: good", options.config.display());
+        return Ok(());
+    }
+    crate::telemetry::start(&config.log.filter, config.log.format)
+        .map_err(|text| Error::Config(ConfigError(text)))?;
+    if options.exit_with_stdin {
+        leave_with_stdin();
+    }
+    let listeners = Listeners::bind(&config).await?;
+    serve(Arc::new(config), listeners).await
+}
+
+fn layers(options: &Options) -> Result<Layers, ConfigError> {
+    let text = read(&options.config, "--config")?;
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let path = options.config.display().to_string();
+    Layers::new(&path, &text, &environment, &options.set)
+}
+
+fn read(path: &PathBuf, key: &str) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| ConfigError(format!("{key}: cannot read {}: {error}", path.display())))
+}
+
+/// Ends the process when standard input closes: the parent is gone, however it went.
+fn leave_with_stdin() {
+    std::thread::spawn(|| {
+        let mut sink = [0; 64];
+        while matches!(std::io::stdin().read(&mut sink), Ok(read) if read > 0) {}
+        tracing::info!("standard input closed: leaving with the parent");
+        std::process::exit(0);
+    });
+}
+
+struct Listeners {
+    client: TcpListener,
+    worker: TcpListener,
+    peer: TcpListener,
+    admin: TcpListener,
+    ops: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Listeners, Error> {
+        let bind = async |what, address: std::net::SocketAddr| {
+            net::listen(what, &address.to_string())
+                .await
+                .map_err(|error| Error::Start(error.to_string()))
+        };
+        Ok(Listeners {
+            client: bind("clients", config.listen.client).await?,
+            worker: bind("sidecars", config.listen.worker).await?,
+            peer: bind("other nodes", config.listen.peer).await?,
+            admin: bind("the admin API", config.listen.admin).await?,
+            ops: bind("ops", config.listen.ops).await?,
+        })
+    }
+}
+
+async fn serve(config: Arc<Config>, listeners: Listeners) -> Result<(), Error> {
+    let number = config
+        .members
+        .iter()
+        .position(|member| member.name == config.name)
+        .map_or(NodeId(0), |index| NodeId(index as u32 + 1));
+    let identity = Identity::open(&config.data_dir, config.cluster_id, &config.name, number)
+        .map_err(|error| Error::Start(error.to_string()))?;
+    let at = identity.at();
+    tracing::info!(node = %config.name, number = number.0, boot = at.boot, region = %config.region, "starting");
+    let peers = Peers::new(Me {
+        cluster: config.cluster_id,
+        name: config.name.clone(),
+        at,
+    });
+    peers.set_addresses(member_addresses(&config));
+    let cluster = Cluster::start(identity, cluster_options(&config, &peers))
+        .await
+        .map_err(|error| Error::Start(error.to_string()))?;
+    let drain = Drain::default();
+    let stop = CancellationToken::new();
+    let parts = wiring::Parts::start(config.clone(), cluster.clone(), peers.clone(), &stop);
+    parts.serve(listeners, drain.listener(), &stop);
+    tasks::spawn(
+        Kind::Critical,
+        "introduce",
+        introduce(config.clone(), cluster.clone(), peers),
+    );
+    wait_for_the_end(&drain, &parts).await;
+    stop.cancel();
+    cluster.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn member_addresses(config: &Config) -> BTreeMap<NodeId, String> {
+    config
+        .members
+        .iter()
+        .enumerate()
+        .map(|(index, member)| (NodeId(index as u32 + 1), member.peer.clone()))
+        .collect()
+}
+
+fn cluster_options(config: &Config, peers: &Peers) -> cluster::Options {
+    cluster::Options {
+        data_dir: config.data_dir.clone(),
+        name: config.name.clone(),
+        region: config.region.clone(),
+        members: config
+            .members
+            .iter()
+            .enumerate()
+            .map(|(index, member)| cluster::Member {
+                node: NodeId(index as u32 + 1),
+                name: member.name.clone(),
+                region: member.region.clone(),
+            })
+            .collect(),
+        cluster_id: config.cluster_id,
+        timing: match config.timing {
+            TimingName::Wan => Timing::WAN,
+            TimingName::Lan => Timing::LAN,
+        },
+        survive: config.survive,
+        node_lost_after: config.node_lost_after,
+        transport: Arc::new(peers.clone()),
+    }
+}
+
+/// Writes this node into the catalog, under each boot that it takes, and follows the catalog for the
+/// other nodes' addresses. Never returns.
+async fn introduce(config: Arc<Config>, cluster: Cluster, peers: Peers) {
+    let mut known: Option<NodeBoot> = None;
+    loop {
+        let at = cluster.at();
+        peers.set_boot(at.boot);
+        let state = cluster.catalog().state();
+        if known != Some(at)
+            && let Some(region) = state.region_by_name(&config.region)
+        {
+            let node = Node {
+                at,
+                name: config.name.clone(),
+                region: region.number,
+                client: config.advertise.client.clone(),
+                worker: config.advertise.worker.clone(),
+                peer: config.advertise.peer.clone(),
+                admin: config.advertise.admin.clone(),
+                ops: config.advertise.ops.clone(),
+            };
+            match cluster
+                .catalog()
+                .propose(Command::PutNode(node), Duration::from_secs(5))
+                .await
+            {
+                Ok(proposed) if proposed.reply == Reply::Done => known = Some(at),
+                Ok(proposed) => {
+                    tracing::error!(reply = ?proposed.reply, "the catalog refuses this node");
+                }
+                Err(error) => tracing::debug!(%error, "not in the catalog yet; trying again"),
+            }
+        }
+        let mut addresses = member_addresses(&config);
+        addresses.extend(state.nodes().map(|node| (node.at.node, node.peer.clone())));
+        peers.set_addresses(addresses);
+        tokio::time::sleep(FOLLOW_CATALOG).await;
+    }
+}
+
+/// SIGTERM drains, a second one stops at once; SIGINT counts the same (O-DRN-1).
+async fn wait_for_the_end(drain: &Drain, parts: &wiring::Parts) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::error!("cannot listen for signals; this node ends only by being killed");
+        return std::future::pending().await;
+    };
+    let mut asked = async || tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} };
+    asked().await;
+    tracing::info!("draining: no new connections; calls may finish within {GRACE:?}");
+    drain.enter(Stage::Draining);
+    let mut listener: Draining = drain.listener();
+    tokio::select! {
+        () = parts.quiet() => {}
+        () = tokio::time::sleep(GRACE) => tracing::warn!("the grace is over with calls open"),
+        () = asked() => tracing::info!("told to stop at once"),
+        () = listener.reached(Stage::Stopped) => {}
+    }
+    drain.enter(Stage::Stopped);
+}

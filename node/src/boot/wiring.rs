@@ -1,0 +1,144 @@
+//! Connects the parts of a node to each other, and starts serving.
+
+use super::Listeners;
+use super::facts;
+use super::replicas::Replicas;
+use crate::call::{self, Counters};
+use crate::config::Config;
+use crate::drain::Draining;
+use crate::listen::{self, limits::Limits};
+use crate::ops::metrics::Metrics;
+use crate::peer::Peers;
+use crate::session::Sessions;
+use crate::tasks::{self, Kind};
+use crate::tunnel::{self, Tunnels};
+use crate::{admin, ops, peer};
+use futures::FutureExt as _;
+use pontoon_proto::id::NodeId;
+use pontoon_raft::cluster::Cluster;
+use pontoon_raft::directory::command::EndReason;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often open calls are counted while the node drains.
+const QUIET_LOOK: Duration = Duration::from_millis(50);
+
+/// The parts of a running node.
+pub(super) struct Parts {
+    pub(super) config: Arc<Config>,
+    pub(super) cluster: Cluster,
+    peers: Peers,
+    pub(super) tunnels: Tunnels,
+    sessions: Sessions,
+    pub(super) counters: Arc<Counters>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Parts {
+    /// Builds the parts; nothing listens yet.
+    pub(super) fn start(
+        config: Arc<Config>,
+        cluster: Cluster,
+        peers: Peers,
+        stop: &CancellationToken,
+    ) -> Parts {
+        let metrics = Arc::new(Metrics::new(&tunnel::close::labels(), &[]));
+        let passing = peers.clone();
+        let tunnels = Tunnels::start(tunnel::Parts {
+            directories: Arc::new(Replicas(cluster.clone())),
+            passer: Arc::new(move |node: NodeId, request, within| {
+                let peers = passing.clone();
+                async move { peers.pass(node, request, within).await }.boxed()
+            }),
+            advertised: config.advertise.worker.clone(),
+            cluster: config.cluster_id,
+            name: config.name.clone(),
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        });
+        let sessions = Sessions::start(cluster.clone(), tunnels.clone(), &config.region);
+        Parts {
+            config,
+            cluster,
+            peers,
+            tunnels,
+            sessions,
+            counters: Arc::default(),
+            metrics,
+        }
+    }
+
+    /// Serves on every port. Peers and ops come first: the groups need the one, and whoever waits
+    /// for this node needs the other.
+    pub(super) fn serve(&self, listeners: Listeners, draining: Draining, stop: &CancellationToken) {
+        let tunnels = self.tunnels.clone();
+        let pass: peer::PassHandler = Arc::new(move |worker, message, confirm| {
+            let sidecars = tunnels.sidecars().clone();
+            async move { sidecars.pass(worker, message, confirm).await.into() }.boxed()
+        });
+        let peers = self.peers.clone();
+        let serving = peer::serve(listeners.peer, peers, self.cluster.clone(), pass, stop.clone());
+        tasks::spawn(Kind::Critical, "peer port", async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the peer port is broken");
+            }
+        });
+        let sources = facts::sources(self, draining.clone());
+        tasks::spawn(Kind::Critical, "ops port", ops::serve(listeners.ops, sources));
+        tasks::spawn(
+            Kind::Critical,
+            "worker port",
+            tunnel::serve(listeners.worker, self.tunnels.clone()),
+        );
+        let sessions = self.sessions.clone();
+        let admin = admin::serve(
+            listeners.admin,
+            admin::Context {
+                cluster: self.cluster.clone(),
+                peers: self.peers.clone(),
+                end: Arc::new(move |id| {
+                    let sessions = sessions.clone();
+                    async move { sessions.end(id, EndReason::Operator).await }.boxed()
+                }),
+                bootstrap: self.config.admin_token_sha256,
+            },
+            stop.clone(),
+        );
+        tasks::spawn(Kind::Critical, "admin port", async move {
+            if let Err(error) = admin.await {
+                tracing::error!(%error, "the admin port is broken");
+            }
+        });
+        let context = call::Context {
+            catalog: Arc::new(Replicas(self.cluster.clone())),
+            sessions: self.sessions.clone(),
+            counters: self.counters.clone(),
+            limits: self.limits(),
+            region: self.config.region.clone(),
+        };
+        tasks::spawn(
+            Kind::Critical,
+            "client port",
+            listen::serve(listeners.client, Arc::new(context), draining),
+        );
+    }
+
+    fn limits(&self) -> Limits {
+        let limits = &self.config.limits;
+        Limits {
+            connections_max: limits.connections_max,
+            streams_max: limits.streams_max,
+            handshake: Duration::from_millis(limits.handshake_ms),
+            idle: Duration::from_millis(limits.idle_ms),
+            ..Limits::default()
+        }
+    }
+
+    /// Returns once no call is open.
+    pub(super) async fn quiet(&self) {
+        while self.counters.calls.get() > 0 {
+            tokio::time::sleep(QUIET_LOOK).await;
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! This node's part in each session: how many of its connections are in it.
+//!
+//! Only the edges are proposed: 0 -> 1 is `Enter`, 1 -> 0 is `Leave`. Sequence numbers rise over the
+//! whole life of the process, so that a late copy of an older edge changes nothing.
+
+use super::{Ask, GROUP_WAIT, Sessions, Target};
+use crate::tasks::{self, Kind};
+use crate::tunnel::{LinkError, Tunnel};
+use arc_swap::ArcSwapOption;
+use pontoon_proto::fault::Fault;
+use pontoon_proto::id::{RequestId, VersionId};
+use pontoon_raft::directory::command::{Command, Reply};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a `Leave` is repeated before the reconciliation is left to find it.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a tunnel may take to come up for a session that exists.
+pub(super) const LINK_WAIT: Duration = Duration::from_secs(10);
+
+/// One session, as this node takes part in it.
+pub(super) struct Local {
+    pub(super) target: Target,
+    version: VersionId,
+    ended: AtomicBool,
+    connections: Mutex<usize>,
+}
+
+impl Local {
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// Every session with at least one connection here, or one that is just coming.
+///
+/// The lock is held for a map operation only, and never on the path of a call inside a session.
+#[derive(Default)]
+pub(super) struct Locals {
+    map: Mutex<HashMap<RequestId, Arc<Local>>>,
+    sequence: AtomicU64,
+}
+
+impl Locals {
+    /// The next sequence number of this process.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts one more connection in. True with the first one: then `Enter` is due, unless the
+    /// open has done it.
+    pub(super) fn join(&self, target: Target, version: VersionId) -> (Arc<Local>, bool) {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let local = map.entry(target.id).or_insert_with(|| {
+            Arc::new(Local {
+                target,
+                version,
+                ended: AtomicBool::new(false),
+                connections: Mutex::new(0),
+            })
+        });
+        let mut connections = local
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *connections += 1;
+        (local.clone(), *connections == 1)
+    }
+
+    /// Counts one out. True with the last one: then `Leave` is due.
+    fn leave(&self, local: &Local) -> bool {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connections = local
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *connections -= 1;
+        if *connections == 0 {
+            map.remove(&local.target.id);
+        }
+        *connections == 0
+    }
+
+    pub(super) fn get(&self, id: RequestId) -> Option<Arc<Local>> {
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Local>> {
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+}
+
+/// One client connection's part in a session: it counts as entered until this is dropped, and it has
+/// a tunnel of its own.
+pub struct Joined {
+    sessions: Sessions,
+    local: Arc<Local>,
+    tunnel: ArcSwapOption<Tunnel>,
+    dialing: tokio::sync::Mutex<()>,
+    clean: AtomicBool,
+}
+
+impl Joined {
+    /// Where the session lives.
+    pub fn target(&self) -> &Target {
+        &self.local.target
+    }
+
+    /// The version that the session runs on.
+    pub fn version(&self) -> VersionId {
+        self.local.version
+    }
+
+    /// A live tunnel: the connection's own, or a new one when that has broken.
+    ///
+    /// # Errors
+    ///
+    /// `SessionNotFound` when the session has ended for certain, `DirectoryUnavailable` when that
+    /// can't be told, `WorkerLost` when it lives but its worker can't be reached.
+    pub async fn tunnel(&self, deadline: Instant) -> Result<Tunnel, Fault> {
+        if self.ended() {
+            return Err(Fault::SessionNotFound);
+        }
+        if let Some(tunnel) = self.live_tunnel() {
+            return Ok(tunnel);
+        }
+        let _one_dial_at_a_time = self.dialing.lock().await;
+        if let Some(tunnel) = self.live_tunnel() {
+            return Ok(tunnel);
+        }
+        let within = deadline
+            .saturating_duration_since(crate::clock::now())
+            .min(LINK_WAIT);
+        match self.sessions.0.tunnels.obtain(self.target(), within).await {
+            Ok(tunnel) => {
+                self.tunnel.store(Some(Arc::new(tunnel.clone())));
+                Ok(tunnel)
+            }
+            Err(error) => Err(self.sessions.why_no_link(self.target(), error).await),
+        }
+    }
+
+    /// Gives a fresh part its first tunnel.
+    pub(super) fn use_tunnel(&self, tunnel: Tunnel) {
+        self.tunnel.store(Some(Arc::new(tunnel)));
+    }
+
+    fn live_tunnel(&self) -> Option<Tunnel> {
+        let tunnel = self.tunnel.load();
+        tunnel
+            .as_deref()
+            .filter(|tunnel| tunnel.is_live())
+            .cloned()
+    }
+
+    /// The connection closes cleanly (GOAWAY, FIN with no open stream); without this word the close
+    /// counts as unclean.
+    pub fn closes_cleanly(&self) {
+        self.clean.store(true, Ordering::Relaxed);
+    }
+
+    /// The session has ended: nothing more may be carried.
+    pub fn ended(&self) -> bool {
+        self.local.is_ended()
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let inner = &self.sessions.0;
+        if let Some(tunnel) = self.tunnel.swap(None)
+            && tunnel.is_live()
+            && !self.ended()
+        {
+            inner.tunnels.park(self.target(), Tunnel::clone(&tunnel));
+        }
+        if !inner.locals.leave(&self.local) || self.ended() {
+            return;
+        }
+        let target = self.local.target;
+        let leave = Command::Leave {
+            id: target.id,
+            at: inner.cluster.at(),
+            seq: inner.locals.next_sequence(),
+            clean: self.clean.load(Ordering::Relaxed),
+        };
+        if let Some(group) = inner.cluster.region(target.region) {
+            tasks::spawn(Kind::Worker, "session leave", async move {
+                if let Err(error) = group.propose(leave, LEAVE_PATIENCE).await {
+                    tracing::warn!(session = %target.id, %error, "a leave was not confirmed; the reconciliation will repeat it");
+                }
+            });
+        }
+    }
+}
+
+impl Sessions {
+    pub(super) fn joined(&self, local: Arc<Local>, tunnel: Option<Tunnel>) -> Joined {
+        Joined {
+            sessions: self.clone(),
+            local,
+            tunnel: ArcSwapOption::new(tunnel.map(Arc::new)),
+            dialing: tokio::sync::Mutex::new(()),
+            clean: AtomicBool::new(false),
+        }
+    }
+
+    /// Chooses the fault for a session whose worker can't be reached: its home group decides.
+    pub(super) async fn why_no_link(&self, target: &Target, error: LinkError) -> Fault {
+        tracing::info!(session = %target.id, worker = %target.binding.worker, %error, "no tunnel to the session's worker");
+        let Some(group) = self.0.cluster.region(target.region) else {
+            return Fault::DirectoryUnavailable;
+        };
+        match group.read(GROUP_WAIT).await {
+            Ok(state) if state.session(target.id).is_none() => Fault::SessionNotFound,
+            Ok(_) => Fault::WorkerLost,
+            Err(_) => Fault::DirectoryUnavailable,
+        }
+    }
+
+    /// Proposes the 0 -> 1 edge, and says what the home group makes of it.
+    pub(super) async fn enter(&self, target: &Target, ask: &Ask) -> Result<(), Fault> {
+        let inner = &self.0;
+        let Some(group) = inner.cluster.region(target.region) else {
+            return Err(Fault::DirectoryUnavailable);
+        };
+        let enter = Command::Enter {
+            id: target.id,
+            at: inner.cluster.at(),
+            seq: inner.locals.next_sequence(),
+            window_ms: ask.window.map(|window| window.as_millis() as u64),
+        };
+        match group.propose(enter, GROUP_WAIT).await {
+            Ok(proposed) => match proposed.reply {
+                Reply::Bound(_) => Ok(()),
+                Reply::Ended(_) | Reply::NotFound => {
+                    self.ended_here(target.id);
+                    Err(Fault::SessionNotFound)
+                }
+                // The boot is over: this node re-enters under its new one, see `watch`.
+                _ => Err(Fault::DirectoryUnavailable),
+            },
+            Err(_) => Err(Fault::DirectoryUnavailable),
+        }
+    }
+}

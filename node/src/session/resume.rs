@@ -1,0 +1,134 @@
+//! Joining a session that exists.
+//!
+//! A binding is written once, so a positive from the local replica never meets a wrong worker and
+//! needs no network. A negative must be certain: only a linearizable read at the home group (or a
+//! tombstone, for ended ids never come back) may say NotFound, because a client throws its id away
+//! on it.
+
+use super::local::LINK_WAIT;
+use super::{Ask, GROUP_WAIT, Joined, Sessions, Target};
+use crate::tunnel::Tunnel;
+use pontoon_proto::fault::Fault;
+use pontoon_proto::id::{RequestId, VersionId};
+use pontoon_raft::directory::Directory;
+use pontoon_raft::group::Group;
+use pontoon_raft::machine::Machine as _;
+use std::time::Duration;
+
+/// How late an `Enter` may be before the answer leaves without it, when the replica shows that the
+/// session is far from its end.
+const ENTER_LATE: Duration = Duration::from_millis(500);
+
+/// A replica may answer for a held session only while its last quorum-confirmed beat is younger than
+/// this: half of the enter margin of 5 s, by which expiry waits longer than the window.
+const BEAT_FRESH: Duration = Duration::from_millis(2_500);
+
+/// What the replica knows of a session that a caller may join.
+struct Known {
+    target: Target,
+    version: VersionId,
+    /// Whether a late `Enter` may be overtaken by the answer.
+    far_from_end: bool,
+}
+
+impl Sessions {
+    /// Joins an existing session: its first tunnel is up when this returns.
+    ///
+    /// # Errors
+    ///
+    /// `SessionNotFound` only when that is certain, else `DirectoryUnavailable`; `WorkerLost` when
+    /// the session lives but its worker can't be reached.
+    pub async fn resume(&self, id: RequestId, ask: &Ask) -> Result<Joined, Fault> {
+        let group = self.home(id).await?;
+        let known = match self.known(&group, id, ask)? {
+            Some(known) => known,
+            None => {
+                // The replica may lag: only the home group may say no (C-RSM-4).
+                group
+                    .read(GROUP_WAIT)
+                    .await
+                    .map_err(|_| Fault::DirectoryUnavailable)?;
+                self.known(&group, id, ask)?.ok_or(Fault::SessionNotFound)?
+            }
+        };
+        let target = known.target;
+        let (local, first) = self.0.locals.join(target, known.version);
+        // From here on, dropping `joined` leaves again, whatever happens.
+        let joined = self.joined(local, None);
+        if !first {
+            joined.tunnel(ask.deadline).await?;
+            return Ok(joined);
+        }
+        let within = ask.left().min(LINK_WAIT);
+        let dial = self.0.tunnels.obtain(&target, within);
+        let enter = async {
+            if !known.far_from_end {
+                return self.enter(&target, ask).await;
+            }
+            match tokio::time::timeout(ENTER_LATE, self.enter(&target, ask)).await {
+                Ok(entered) => entered,
+                Err(_late) => {
+                    self.enter_in_background(target, ask.clone());
+                    Ok(())
+                }
+            }
+        };
+        let (dialed, entered) = tokio::join!(dial, enter);
+        entered?;
+        let tunnel: Tunnel = match dialed {
+            Ok(tunnel) => tunnel,
+            Err(error) => return Err(self.why_no_link(&target, error).await),
+        };
+        joined.use_tunnel(tunnel);
+        Ok(joined)
+    }
+
+    /// What the local replica knows of a session: `None` when it can't tell.
+    fn known(
+        &self,
+        group: &Group<Directory>,
+        id: RequestId,
+        ask: &Ask,
+    ) -> Result<Option<Known>, Fault> {
+        let state = group.state();
+        let Some(session) = state.session(id) else {
+            return match state.ended(id) {
+                Some(_) => Err(Fault::SessionNotFound),
+                None => Ok(None),
+            };
+        };
+        if !ask.fits_session(session) {
+            return Err(Fault::SessionNotFound);
+        }
+        let Some(binding) = session.binding() else {
+            // Queued: its id was never given to anybody.
+            return Err(Fault::SessionNotFound);
+        };
+        let connected = group.beat_age().is_some_and(|age| age < BEAT_FRESH);
+        let far_from_end = connected
+            && state
+                .hold(session)
+                .is_none_or(|hold| state.clock().after(ENTER_LATE + BEAT_FRESH) < hold.until);
+        Ok(Some(Known {
+            target: Target {
+                id,
+                region: id.region().ok_or(Fault::SessionNotFound)?,
+                generation: group.generation(),
+                binding,
+            },
+            version: session.version,
+            far_from_end,
+        }))
+    }
+
+    /// Goes on with an `Enter` that the answer has overtaken; if the group says that the session has
+    /// ended, what is carried here ends too (see `enter`).
+    fn enter_in_background(&self, target: Target, ask: Ask) {
+        let sessions = self.clone();
+        crate::tasks::spawn(crate::tasks::Kind::Worker, "session enter", async move {
+            if let Err(fault) = sessions.enter(&target, &ask).await {
+                tracing::warn!(session = %target.id, fault = fault.row().label, "a late enter failed");
+            }
+        });
+    }
+}
