@@ -1,17 +1,17 @@
 //! This node's replicas, as tunnels and calls see them.
 
 use crate::call::CatalogReplica;
-use crate::tunnel::{Directories, Grant, KeyRefused, Unanswered, WorkerView};
+use crate::tunnel::{Directories, Grant, KeyRefused, Unanswered};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use pontoon_proto::id::{NodeBoot, NodeId, RegionId, RequestId, WorkerId};
+use pontoon_proto::id::{NodeBoot, RegionId};
 use pontoon_proto::key;
 use pontoon_proto::worker as pb;
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::KeyKind;
 use pontoon_raft::cluster::Cluster;
 use pontoon_raft::directory::Directory;
-use pontoon_raft::directory::command::{Binding, Command, Effect, Reply};
+use pontoon_raft::directory::command::{Command, Effect, Reply};
 use pontoon_raft::group::Group;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,51 +103,13 @@ impl Directories for Replicas {
         proposed.map(|proposed| proposed.reply).map_err(|_| Unanswered)
     }
 
-    async fn bound(
-        &self,
-        region: RegionId,
-        worker: WorkerId,
-        within: Duration,
-    ) -> Result<Vec<(RequestId, Binding)>, Unanswered> {
+    async fn read(&self, region: RegionId, within: Duration) -> Result<Arc<Directory>, Unanswered> {
         let state = self.directory(region)?.read(within).await;
-        let state = state.map_err(|_| Unanswered)?;
-        Ok(state
-            .sessions_of(worker)
-            .filter_map(|session| Some((session.id, session.binding()?)))
-            .collect())
+        state.map_err(|_| Unanswered)
     }
 
-    fn binding(&self, region: RegionId, id: RequestId) -> Option<Binding> {
-        self.0.region(region)?.state().session(id)?.binding()
-    }
-
-    fn worker(&self, region: RegionId, worker: WorkerId) -> Option<WorkerView> {
-        let state = self.0.region(region)?.state();
-        let worker = state.worker(worker)?;
-        Some(WorkerView {
-            attached: worker
-                .attachments
-                .iter()
-                .filter(|one| one.open && !state.boot_over(one.at))
-                .map(|one| (one.at, one.stream))
-                .collect(),
-            draining: worker.draining.clone(),
-        })
-    }
-
-    fn attached_at(&self, region: RegionId, node: NodeId) -> Vec<(WorkerId, NodeBoot, u64)> {
-        let Some(group) = self.0.region(region) else {
-            return Vec::new();
-        };
-        let state = group.state();
-        state
-            .attached_at(node)
-            .filter_map(|id| {
-                let attachments = &state.worker(id)?.attachments;
-                let one = attachments.iter().find(|one| one.open && one.at.node == node)?;
-                Some((id, one.at, one.stream))
-            })
-            .collect()
+    fn replica(&self, region: RegionId) -> Option<Arc<Directory>> {
+        self.0.region(region).map(|group| group.state())
     }
 
     fn effects(&self, region: RegionId) -> Option<broadcast::Receiver<Effect>> {
