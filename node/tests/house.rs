@@ -332,6 +332,24 @@ fn tests_wait_for_a_level_and_never_sleep() {
     );
 }
 
+#[test]
+fn every_key_of_the_configuration_is_on_its_page() {
+    let page = fs::read_to_string(root().join("docs/configuration.md")).expect("the page");
+    let keys = fs::read_to_string(root().join("node/src/config/raw.rs")).expect("the keys");
+    let fields = keys.lines().filter_map(|line| {
+        let (name, _) = line.trim().strip_prefix("pub ")?.split_once(": ")?;
+        Some(name)
+    });
+    report(
+        fields
+            .filter(|name| {
+                !page.contains(&format!("`{name}`")) && !page.contains(&format!("[{name}]"))
+            })
+            .map(|name| format!("docs/configuration.md says nothing of {name}"))
+            .collect(),
+    );
+}
+
 /// The rows of `docs/contract.md`: id and status.
 fn rows() -> BTreeMap<String, String> {
     let text = fs::read_to_string(root().join("docs/contract.md")).expect("docs/contract.md");
