@@ -96,8 +96,8 @@ fn entries(state: &Directory) -> Result<(), String> {
         ensure(right, || {
             format!("entries of {} do not fit its state", session.id)
         })?;
-        let ordered = session.entries.is_sorted_by_key(|entry| entry.at.node);
-        let nodes: BTreeSet<_> = session.entries.iter().map(|entry| entry.at.node).collect();
+        let ordered = session.entries.is_sorted_by_key(|entry| entry.node);
+        let nodes: BTreeSet<_> = session.entries.iter().map(|entry| entry.node).collect();
         ensure(ordered && nodes.len() == session.entries.len(), || {
             format!("entries of {} are out of order", session.id)
         })?;

@@ -232,7 +232,7 @@ impl Step<'_> {
                         arrival: 0,
                         deadline: Clock(0),
                     }),
-                    entries: Vec::new(),
+                    entries: Box::default(),
                 };
                 let wait = Duration::from_millis(wait_ms);
                 self.open(session::Opening {

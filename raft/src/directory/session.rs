@@ -67,7 +67,7 @@ pub struct Session {
     pub state: State,
     /// What each node last said, one per node, in node order. The ones that left stay, so that an
     /// older message of the same life is recognised. Those of a boot that is over don't count.
-    pub entries: Vec<Entry>,
+    pub entries: Box<[Entry]>,
 }
 
 /// Where a session is in its life; see the drawing above.
@@ -112,15 +112,27 @@ impl Hold {
     }
 }
 
-/// What one node last said about its connections in a session.
+/// What one node last said about its connections in a session; 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The node and its life.
-    pub at: NodeBoot,
+    /// The node, ...
+    pub node: NodeId,
+    /// ... and its life.
+    pub boot: u64,
     /// The newest sequence number seen from it.
     pub seq: u64,
     /// Whether it carries a connection.
     pub inside: bool,
+}
+
+impl Entry {
+    /// The node in the life in which it said this.
+    pub fn at(&self) -> NodeBoot {
+        NodeBoot {
+            node: self.node,
+            boot: self.boot,
+        }
+    }
 }
 
 impl Session {
@@ -174,8 +186,8 @@ impl Session {
         let mut since = Clock::default();
         for entry in self.entries.iter().filter(|entry| entry.inside) {
             let life = lives
-                .get(&entry.at.node)
-                .filter(|life| life.ended(entry.at))?;
+                .get(&entry.node)
+                .filter(|life| life.ended(entry.at()))?;
             since = since.max(life.over_at);
         }
         Some(self.held(since, HoldCause::NodeLost))
@@ -184,23 +196,33 @@ impl Session {
     /// The same session without the entries of boots that are over; `None` when it has none.
     pub(super) fn settled(&self, lives: &OrdMap<NodeId, Life>) -> Option<Session> {
         let over = |at: NodeBoot| lives.get(&at.node).is_some_and(|life| life.ended(at));
-        if !self.entries.iter().any(|entry| over(entry.at)) {
+        if !self.entries.iter().any(|entry| over(entry.at())) {
             return None;
         }
         let mut next = self.clone();
         if let (State::Bound(binding), Some(hold)) = (&self.state, self.lost_hold(lives)) {
             next.state = State::Held(*binding, hold);
         }
-        next.entries.retain(|entry| !over(entry.at));
+        next.entries = self
+            .entries
+            .iter()
+            .filter(|entry| !over(entry.at()))
+            .copied()
+            .collect();
         Some(next)
     }
 
     /// Records what a node says. False when it said so before, or something newer.
     fn note(&mut self, at: NodeBoot, seq: u64, inside: bool) -> bool {
-        let entry = Entry { at, seq, inside };
+        let entry = Entry {
+            node: at.node,
+            boot: at.boot,
+            seq,
+            inside,
+        };
         match self
             .entries
-            .binary_search_by_key(&at.node, |known| known.at.node)
+            .binary_search_by_key(&at.node, |known| known.node)
         {
             Ok(place) if self.entries[place].seq >= seq => false,
             Ok(place) => {
@@ -208,7 +230,8 @@ impl Session {
                 true
             }
             Err(place) => {
-                self.entries.insert(place, entry);
+                let (before, after) = self.entries.split_at(place);
+                self.entries = [before, &[entry], after].concat().into();
                 true
             }
         }
@@ -406,7 +429,7 @@ impl Directory {
         session
             .entries
             .iter()
-            .filter(|entry| entry.inside && !self.boot_over(entry.at))
-            .map(|entry| entry.at)
+            .filter(|entry| entry.inside && !self.boot_over(entry.at()))
+            .map(|entry| entry.at())
     }
 }
