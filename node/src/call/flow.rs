@@ -20,8 +20,9 @@ use std::task::{Context, Poll, ready};
 /// Frames smaller than this are merged while they wait: it is what h2 counts as the cost of a frame.
 const SMALL: usize = 256;
 
-/// How many frames one poll may move before it lets other tasks run.
-const FRAMES_PER_POLL: usize = 64;
+/// How much one poll takes before it lets other tasks run: a window, so that a burst of tiny frames
+/// doesn't wait in h2, where each costs 256 B of a budget that the whole connection shares.
+const BYTES_PER_POLL: usize = STREAM_WINDOW as usize;
 
 /// How much of a request is kept until its answer begins, so that it can be sent once more over a
 /// fresh tunnel when the worker refused it: one maximal window of an unary call is not needed, the
@@ -189,20 +190,31 @@ impl Flow {
         if let Poll::Ready(reset) = self.sink.poll_reset(cx) {
             return Poll::Ready(Err(Stop::Sink(reset.ok())));
         }
-        for _ in 0..FRAMES_PER_POLL {
-            if self.give(cx)?.is_ready() {
-                if self.done {
-                    return Poll::Ready(Ok(()));
-                }
-                if matches!(self.arrived, Arrived::End(_)) {
-                    return Poll::Ready(self.finish());
-                }
-            } else if matches!(self.arrived, Arrived::End(_)) {
-                return Poll::Pending;
+        // All that has come first, so that small frames go on as one.
+        let mut taken = 0;
+        let more = loop {
+            if matches!(self.arrived, Arrived::End(_)) {
+                break false;
             }
-            ready!(self.take(cx))?;
+            let before = self.held.len;
+            if self.take(cx)?.is_pending() {
+                break false;
+            }
+            taken += self.held.len - before;
+            if taken >= BYTES_PER_POLL {
+                break true;
+            }
+        };
+        let given = self.give(cx)?;
+        if self.done {
+            return Poll::Ready(Ok(()));
         }
-        cx.waker().wake_by_ref();
+        if given.is_ready() && matches!(self.arrived, Arrived::End(_)) {
+            return Poll::Ready(self.finish());
+        }
+        if more {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 

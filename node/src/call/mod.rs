@@ -22,6 +22,8 @@ pub mod identity;
 mod local;
 mod locate;
 mod story;
+#[cfg(test)]
+mod tests;
 
 pub use connection::Connection;
 pub use context::{CatalogReplica, Context, Joins, Member};
