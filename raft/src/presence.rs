@@ -123,7 +123,7 @@ fn stake(directory: &Directory, node: NodeId) -> Option<NodeBoot> {
             session
                 .entries
                 .iter()
-                .map(|entry| entry.at)
+                .map(|entry| entry.at())
                 .find(|at| at.node == node)
         })
     };

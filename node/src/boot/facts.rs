@@ -35,7 +35,12 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
 
 fn groups(cluster: &Cluster, catalog: &Catalog) -> Vec<GroupFacts> {
     let group = cluster.catalog();
-    let mut facts = vec![one("catalog".into(), &group.status(), group.connected(), catalog)];
+    let mut facts = vec![one(
+        "catalog".into(),
+        &group.status(),
+        group.connected(),
+        catalog,
+    )];
     for (region, group) in cluster.regions() {
         let name = catalog
             .region(region)

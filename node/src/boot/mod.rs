@@ -17,12 +17,10 @@ use crate::tasks::{self, Kind};
 use pontoon_proto::id::{NodeBoot, NodeId};
 use pontoon_raft::catalog::command::{Command, Node, Reply};
 use pontoon_raft::cluster::{self, Cluster};
-use pontoon_raft::identity::Identity;
 use pontoon_raft::group::Timing;
+use pontoon_raft::identity::Identity;
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -58,28 +56,31 @@ pub struct Options {
 
 /// Why a node did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
+    /// The configuration can't be run.
     #[error("bad configuration: {0}")]
     Config(#[from] ConfigError),
+    /// Something that it needs can't be had; the text says what to do.
     #[error("{0}")]
     Start(String),
 }
 
-/// Runs a node until it is told to leave.
-pub async fn run(options: Options) -> ExitCode {
-    match try_run(options).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pontoon node: {error}");
-            match error {
-                Error::Config(_) => ExitCode::from(EXIT_CONFIG),
-                Error::Start(_) => ExitCode::FAILURE,
-            }
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Config(_) => EXIT_CONFIG,
+            Error::Start(_) => 1,
         }
     }
 }
 
-async fn try_run(options: Options) -> Result<(), Error> {
+/// Runs a node until it is told to leave.
+///
+/// # Errors
+///
+/// When it can't start; nothing was damaged then.
+pub async fn run(options: Options) -> Result<(), Error> {
     let layers = layers(&options)?;
     let raw = layers.raw()?;
     if options.print_config {
@@ -95,7 +96,7 @@ async fn try_run(options: Options) -> Result<(), Error> {
     crate::telemetry::start(&config.log.filter, config.log.format)
         .map_err(|text| Error::Config(ConfigError(text)))?;
     if options.exit_with_stdin {
-        leave_with_stdin();
+        crate::dev::leash::end_with_stdin();
     }
     let listeners = Listeners::bind(&config).await?;
     serve(Arc::new(config), listeners).await
@@ -113,16 +114,6 @@ fn layers(options: &Options) -> Result<Layers, ConfigError> {
 fn read(path: &PathBuf, key: &str) -> Result<String, ConfigError> {
     std::fs::read_to_string(path)
         .map_err(|error| ConfigError(format!("{key}: cannot read {}: {error}", path.display())))
-}
-
-/// Ends the process when standard input closes: the parent is gone, however it went.
-fn leave_with_stdin() {
-    std::thread::spawn(|| {
-        let mut sink = [0; 64];
-        while matches!(std::io::stdin().read(&mut sink), Ok(read) if read > 0) {}
-        tracing::info!("standard input closed: leaving with the parent");
-        std::process::exit(0);
-    });
 }
 
 struct Listeners {

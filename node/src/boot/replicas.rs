@@ -81,7 +81,9 @@ impl Directories for Replicas {
             return Ok(Some(number));
         }
         let certain = self.0.catalog().read(READ_WAIT).await;
-        certain.map(|catalog| known(&catalog)).map_err(|_| Unanswered)
+        certain
+            .map(|catalog| known(&catalog))
+            .map_err(|_| Unanswered)
     }
 
     fn regions(&self) -> Vec<RegionId> {
@@ -100,7 +102,9 @@ impl Directories for Replicas {
         within: Duration,
     ) -> Result<Reply, Unanswered> {
         let proposed = self.directory(region)?.propose(command, within).await;
-        proposed.map(|proposed| proposed.reply).map_err(|_| Unanswered)
+        proposed
+            .map(|proposed| proposed.reply)
+            .map_err(|_| Unanswered)
     }
 
     async fn read(&self, region: RegionId, within: Duration) -> Result<Arc<Directory>, Unanswered> {

@@ -78,14 +78,24 @@ impl Parts {
             async move { sidecars.pass(worker, message, confirm).await.into() }.boxed()
         });
         let peers = self.peers.clone();
-        let serving = peer::serve(listeners.peer, peers, self.cluster.clone(), pass, stop.clone());
+        let serving = peer::serve(
+            listeners.peer,
+            peers,
+            self.cluster.clone(),
+            pass,
+            stop.clone(),
+        );
         tasks::spawn(Kind::Critical, "peer port", async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the peer port is broken");
             }
         });
         let sources = facts::sources(self, draining.clone());
-        tasks::spawn(Kind::Critical, "ops port", ops::serve(listeners.ops, sources));
+        tasks::spawn(
+            Kind::Critical,
+            "ops port",
+            ops::serve(listeners.ops, sources),
+        );
         tasks::spawn(
             Kind::Critical,
             "worker port",

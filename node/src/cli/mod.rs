@@ -12,7 +12,7 @@ mod nouns;
 mod table;
 mod verbs;
 
-use crate::{demo, dev, sidecar};
+use crate::{boot, demo, dev, sidecar};
 use clap::Parser;
 use exit::{Code, Failure};
 use std::io::Write as _;
@@ -37,8 +37,20 @@ enum Command {
     DemoWorker(demo::worker::Options),
     /// Runs beside a worker: attaches it to nodes and carries its tunnels.
     Sidecar(sidecar::Options),
+    /// Runs one node of a cluster, or asks about the nodes.
+    Node(Node),
     #[command(flatten)]
     Noun(nouns::Noun),
+}
+
+/// `pontoon node --config FILE` runs one; `pontoon node list` asks.
+#[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Node {
+    #[command(subcommand)]
+    verb: Option<nouns::NodeVerb>,
+    #[command(flatten)]
+    run: Option<boot::Options>,
 }
 
 /// Runs the command of this process's arguments and says how it went.
@@ -83,6 +95,18 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Sidecar(options) => sidecar::run(options)
                 .await
                 .map_err(|stop| Failure::new(Code::of(stop.code), stop.text)),
+            Command::Node(Node {
+                verb: Some(verb), ..
+            }) => print(&verbs::node(verb).await?),
+            Command::Node(Node { run, .. }) => {
+                let options = run.ok_or_else(|| {
+                    let hint = "say which: `pontoon node --config FILE` runs a node, `pontoon node list` lists them";
+                    Failure::new(Code::Usage, hint)
+                })?;
+                boot::run(options)
+                    .await
+                    .map_err(|error| Failure::new(Code::of(error.exit_code()), error.to_string()))
+            }
             Command::Noun(noun) => print(&verbs::run(noun).await?),
         }
     })

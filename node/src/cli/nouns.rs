@@ -40,9 +40,6 @@ pub(super) enum Noun {
     /// The cluster as a whole.
     #[command(subcommand)]
     Cluster(ClusterVerb),
-    /// The processes that make up the cluster.
-    #[command(subcommand)]
-    Node(NodeVerb),
     /// The replicated groups: the catalog and one per region.
     #[command(subcommand)]
     Group(GroupVerb),

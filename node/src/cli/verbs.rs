@@ -88,7 +88,6 @@ const VERSION: &[&str] = &[
 pub(super) async fn run(noun: Noun) -> Answer {
     match noun {
         Noun::Cluster(ClusterVerb::Show(ask)) => cluster(&ask).await,
-        Noun::Node(verb) => node(verb).await,
         Noun::Group(verb) => group(verb).await,
         Noun::Worker(WorkerVerb::List { region, ask }) => {
             let request = pb::ListWorkersRequest {
@@ -134,7 +133,7 @@ async fn cluster(ask: &Ask) -> Answer {
     ))
 }
 
-async fn node(verb: NodeVerb) -> Answer {
+pub(super) async fn node(verb: NodeVerb) -> Answer {
     let (NodeVerb::List(ask) | NodeVerb::Show { ask, .. }) = &verb;
     let mut client = client::connect(ask).await?;
     let reply = said(ask, client.list_nodes(pb::ListNodesRequest {}).await)?;

@@ -3,6 +3,7 @@
 //! A parent that is killed can tell nobody, but the kernel closes its end of the pipe that each child
 //! has as standard input. So no process is left behind, whatever happened to the parent.
 
+use crate::tasks::{self, Kind};
 use std::io::{self, Read as _};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,6 +23,16 @@ pub async fn told_to_end(exit_with_stdin: bool) -> io::Result<()> {
         _ = terminate.recv() => Ok(()),
         ended = stdin => ended,
     }
+}
+
+/// Ends this process at once when standard input closes.
+pub fn end_with_stdin() {
+    tasks::spawn(Kind::Worker, "leash", async {
+        if stdin_closed().await.is_ok() {
+            tracing::info!("standard input closed: ending with the parent");
+            std::process::exit(0);
+        }
+    });
 }
 
 /// Waits for the end of standard input; what is written there is thrown away.

@@ -59,11 +59,7 @@ impl Sessions {
                 generation: group.generation(),
                 binding,
             };
-            let confirmed = self
-                .0
-                .tunnels
-                .let_go(&target, reason, CONFIRM_WAIT)
-                .await;
+            let confirmed = self.0.tunnels.let_go(&target, reason, CONFIRM_WAIT).await;
             if !confirmed {
                 // A sidecar that can't be reached holds nothing that a client could reach: every
                 // node refuses the id from now on.

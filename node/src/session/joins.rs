@@ -46,7 +46,9 @@ impl Member for Joined {
     }
 
     async fn tunnel(&self, deadline: Instant) -> Result<SendRequest<Bytes>, Fault> {
-        Joined::tunnel(self, deadline).await.map(|tunnel| tunnel.h2())
+        Joined::tunnel(self, deadline)
+            .await
+            .map(|tunnel| tunnel.h2())
     }
 
     fn closes_cleanly(&self) {

@@ -164,10 +164,7 @@ impl Joined {
 
     fn live_tunnel(&self) -> Option<Tunnel> {
         let tunnel = self.tunnel.load();
-        tunnel
-            .as_deref()
-            .filter(|tunnel| tunnel.is_live())
-            .cloned()
+        tunnel.as_deref().filter(|tunnel| tunnel.is_live()).cloned()
     }
 
     /// The connection closes cleanly (GOAWAY, FIN with no open stream); without this word the close

@@ -109,7 +109,9 @@ impl Sessions {
     fn groups_in_order(&self) -> Vec<(RegionId, Group<Directory>)> {
         let mut groups = self.0.cluster.regions();
         let own = self.0.cluster.catalog().state();
-        let own = own.region_by_name(&self.0.region).map(|region| region.number);
+        let own = own
+            .region_by_name(&self.0.region)
+            .map(|region| region.number);
         groups.sort_by_key(|(region, _)| (Some(*region) != own, *region));
         groups
     }
@@ -168,7 +170,11 @@ impl Sessions {
             at: self.0.cluster.at(),
             seq: self.0.locals.next_sequence(),
             asked: group.state().clock(),
-            wait_ms: if wait { ask.left().as_millis().max(1) as u64 } else { 0 },
+            wait_ms: if wait {
+                ask.left().as_millis().max(1) as u64
+            } else {
+                0
+            },
             window_ms: window.as_millis() as u64,
             absorbed,
             window_asked: ask.window.is_some(),
@@ -185,7 +191,10 @@ impl Sessions {
                 Reply::QueueFull => return Ok(guard.nothing_there(Why::QueueFull)),
                 Reply::Stale | Reply::Ended(_) => return Ok(guard.nothing_there(Why::Unavailable)),
                 other => {
-                    tracing::error!(?other, "the directory gave an open an answer that it can't have");
+                    tracing::error!(
+                        ?other,
+                        "the directory gave an open an answer that it can't have"
+                    );
                     return Err(Fault::Internal);
                 }
             },

@@ -81,15 +81,22 @@ impl Reloading {
             }
             seen = now;
             match self.reload() {
-                Ok(()) => tracing::info!(certificate = %self.certificate.display(), "certificate reloaded"),
-                Err(error) => tracing::error!(%error, "the changed certificate is not used; the old one stays"),
+                Ok(()) => {
+                    tracing::info!(certificate = %self.certificate.display(), "certificate reloaded")
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the changed certificate is not used; the old one stays")
+                }
             }
         }
     }
 
     fn stamps(&self) -> [Option<SystemTime>; 2] {
-        [&self.certificate, &self.key]
-            .map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
+        [&self.certificate, &self.key].map(|path| {
+            std::fs::metadata(path)
+                .and_then(|meta| meta.modified())
+                .ok()
+        })
     }
 
     /// A server's settings that show this certificate, and speak these protocols (ALPN), best first.
@@ -121,7 +128,11 @@ fn read_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
         .and_then(Iterator::collect)
         .map_err(|error| pem(certificate, error.to_string(), chain_expected))?;
     if chain.is_empty() {
-        return Err(pem(certificate, "no certificate in it".into(), chain_expected));
+        return Err(pem(
+            certificate,
+            "no certificate in it".into(),
+            chain_expected,
+        ));
     }
     let key_der = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| pem(key, error.to_string(), "one private key"))?;
@@ -155,7 +166,10 @@ mod tests {
         let first = reloading.current.load().cert[0].clone();
         std::fs::write(&certificate, "nonsense").unwrap();
         let error = reloading.reload().unwrap_err().to_string();
-        assert!(error.contains("c.pem") && error.contains("expected PEM"), "{error}");
+        assert!(
+            error.contains("c.pem") && error.contains("expected PEM"),
+            "{error}"
+        );
         assert_eq!(reloading.current.load().cert[0], first);
         pair(folder.path(), "two.test");
         reloading.reload().unwrap();

@@ -41,6 +41,7 @@ use driver::Life;
 use futures::future::BoxFuture;
 use pontoon_proto::id::{NodeBoot, NodeId, RequestId};
 use pontoon_proto::peer::{PassReply, PassRequest};
+use pontoon_raft::directory::command::EndReason;
 use pontoon_raft::group::network::Unreachable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -193,6 +194,11 @@ impl Tunnels {
     /// Closes what this node holds for a session.
     pub fn end(&self, id: RequestId) {
         self.0.pool.end(id, CloseReason::SessionEnded);
+    }
+
+    /// Makes the session's sidecar let go of it, wherever it is attached; true once it has said so.
+    pub async fn let_go(&self, target: &Target, reason: EndReason, within: Duration) -> bool {
+        open::let_go(&self.0, target, reason, within).await
     }
 
     /// The sidecars that are attached to this node.

@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use pontoon_proto::id::{NodeId, WorkerId};
 use pontoon_proto::peer::PassRequest;
 use pontoon_proto::worker::{NodeMessage, OpenTunnel, node_message};
+use pontoon_raft::directory::command::EndReason;
 use prost::Message as _;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -163,4 +164,21 @@ fn last_word(shared: &Shared, target: &Target) -> LinkError {
         Some(nodes) if !nodes.is_empty() => LinkError::NoDial,
         _ => LinkError::NotAttached,
     }
+}
+
+/// Makes the session's sidecar let go of it, wherever it is attached; true once it has said so.
+pub(super) async fn let_go(
+    shared: &Shared,
+    target: &Target,
+    reason: EndReason,
+    within: Duration,
+) -> bool {
+    let message = super::end_session(target.id, &target.binding, reason);
+    let deadline = clock::now() + within;
+    let Some(nodes) = attached_at(shared, target) else {
+        return false;
+    };
+    let worker = target.binding.worker;
+    let asked = ask_in_turn(shared, worker, &nodes, &message, deadline).await;
+    asked == Some(PassOutcome::Passed)
 }
