@@ -327,9 +327,18 @@ fn setup(
         snapshot_every: SNAPSHOT_EVERY,
         data_dir: options.data_dir.clone(),
         store: store.clone(),
+        stands_first: first_candidate(id, &voters, &options.members) == Some(boots.at().node),
         voters,
         roster: roster.clone(),
     }
+}
+
+/// Who stands for election first in a new group: the lowest voter at home, else the lowest.
+fn first_candidate(id: GroupId, voters: &BTreeSet<NodeId>, members: &[Member]) -> Option<NodeId> {
+    let places = places(members).unwrap_or_default();
+    let home = |place: &&Place| GroupId::Region(place.region) == id && voters.contains(&place.node);
+    let at_home = places.iter().find(home).map(|place| place.node);
+    at_home.or(voters.first().copied())
 }
 
 /// Where the first members are.

@@ -35,6 +35,9 @@ const RETRY_MIN: Duration = Duration::from_millis(10);
 /// The longest wait between attempts: a failover takes several of these.
 const RETRY_MAX: Duration = Duration::from_millis(200);
 
+/// Hints that are followed at once; more would be two nodes that point at each other.
+const HOPS: u32 = 2;
+
 /// How long a membership change may take before it is looked at anew.
 const MEMBERSHIP: Duration = Duration::from_secs(5);
 
@@ -99,6 +102,7 @@ impl Core {
     pub(crate) async fn propose(&self, command: Bytes, within: Duration) -> Outcome {
         let deadline = clock::now() + within;
         let mut told = None;
+        let mut hops = HOPS;
         let mut unknown = false;
         let mut wait = RETRY_MIN;
         loop {
@@ -111,8 +115,9 @@ impl Core {
             };
             match outcome {
                 Outcome::Done { .. } => return outcome,
-                Outcome::NotLeader(Some(other)) if wait == RETRY_MIN && other != self.me => {
-                    told = Some(other)
+                Outcome::NotLeader(Some(other)) if hops > 0 => {
+                    (told, hops) = (Some(other), hops - 1);
+                    continue;
                 }
                 Outcome::NotLeader(_) | Outcome::Unavailable => {}
                 Outcome::Unknown => unknown = true,
@@ -125,6 +130,7 @@ impl Core {
                 };
             }
             self.pause(&mut wait).await;
+            hops = HOPS;
         }
     }
 

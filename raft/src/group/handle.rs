@@ -95,6 +95,9 @@ pub struct Setup {
     pub store: Store,
     /// The first voters: the group is born with exactly this set, by a node that has no data of it.
     pub voters: BTreeSet<NodeId>,
+    /// Whether this node stands for election as soon as it has given birth to the group, so that a
+    /// new group has its leader where it belongs, and need not wait for a timeout.
+    pub stands_first: bool,
     /// Nodes that may know the leader.
     pub roster: Arc<ArcSwap<Vec<NodeId>>>,
 }
@@ -206,6 +209,9 @@ impl<M: Machine> Group<M> {
             // Another voter's message may have come first; then it is born already.
             if let Err(error) = core.raft.initialize(voters).await {
                 tracing::info!(%group, %error, "the group was born elsewhere first");
+            }
+            if setup.stands_first {
+                core.raft.trigger().elect(true).await.ok();
             }
         }
         Ok(Self { core, published })

@@ -2,15 +2,21 @@
 
 use super::log::GroupLog;
 use super::machine::{Published, Replica, Typed};
-use super::types::TypeConfig;
+use super::types::{Entry, LogId, Payload, TypeConfig, Vote, log_id};
 use crate::machine::{Clock, Machine};
 use crate::store::Store;
 use crate::store::memory::Platter;
 use crate::store::snapshot::Snapshots;
-use openraft::StorageError;
+use openraft::entry::RaftEntry as _;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{OptionalSend, StorageError};
 use pontoon_proto::id::GroupId;
 use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
+use std::io;
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -43,36 +49,209 @@ impl Machine for Nothing {
 
 enum Disk {
     Sled,
-    Memory,
+    Memory(Platter),
 }
 
-impl StoreBuilder<TypeConfig, GroupLog, Replica, (TempDir, Store)> for Disk {
+impl Disk {
+    fn open(&self, dir: &Path) -> Store {
+        match self {
+            Disk::Sled => Store::open(&dir.join("log")).unwrap(),
+            Disk::Memory(platter) => Store::over(Box::new(platter.engine())).unwrap(),
+        }
+    }
+}
+
+async fn group_log(store: &Store) -> GroupLog {
+    let (log, found) = store.log(GroupId::Catalog).await.unwrap();
+    GroupLog::new(log, found).unwrap()
+}
+
+fn replica(dir: &Path) -> Replica {
+    let applier = Typed::new(Nothing, Arc::new(Published::new(&Nothing)));
+    let snapshots = Snapshots::open(dir, GroupId::Catalog).unwrap();
+    Replica::new(Box::new(applier), snapshots, None)
+}
+
+/// Builds logs that stay open.
+struct Plain(fn() -> Disk);
+
+impl StoreBuilder<TypeConfig, GroupLog, Replica, (TempDir, Store)> for Plain {
     async fn build(
         &self,
     ) -> Result<((TempDir, Store), GroupLog, Replica), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
-        let store = match self {
-            Disk::Sled => Store::open(&dir.path().join("log")).unwrap(),
-            Disk::Memory => Store::over(Box::new(Platter::default().engine())).unwrap(),
+        let store = (self.0)().open(dir.path());
+        let log = group_log(&store).await;
+        let replica = replica(dir.path());
+        Ok(((dir, store), log, replica))
+    }
+}
+
+/// A log that is closed and opened again after every write.
+///
+/// The suite's logs begin at index 1 and higher, as no real one does: ours would rightly be refused
+/// when they are opened again. So what is missing in front is filled, and hidden from the suite.
+struct Reopened {
+    disk: Disk,
+    dir: PathBuf,
+    store: Store,
+    log: Hiding,
+}
+
+/// A log without its first entries.
+#[derive(Clone)]
+struct Hiding {
+    log: GroupLog,
+    before: u64,
+}
+
+impl Reopened {
+    async fn reopen(&mut self) {
+        self.store.close().await;
+        self.store = self.disk.open(&self.dir);
+        self.log.log = group_log(&self.store).await;
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Hiding {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let mut entries = self.log.try_get_log_entries(range).await?;
+        entries.retain(|entry| entry.log_id.index >= self.before);
+        Ok(entries)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.log.read_vote().await
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Reopened {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.log.try_get_log_entries(range).await
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.log.read_vote().await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Reopened {
+    type LogReader = Hiding;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let mut state = self.log.log.get_log_state().await?;
+        state.last_log_id = state
+            .last_log_id
+            .filter(|last| last.index >= self.log.before);
+        Ok(state)
+    }
+
+    async fn get_log_reader(&mut self) -> Hiding {
+        self.log.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.log.log.save_vote(vote).await?;
+        self.reopen().await;
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.log.log.save_committed(committed).await?;
+        self.reopen().await;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        self.log.log.read_committed().await
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let first = entries.first().map_or(0, |entry| entry.log_id.index);
+        if self.log.log.last().is_none() && first > 0 {
+            self.log.before = first;
+            let filler = (0..first).map(|index| Entry::new(log_id(0, 0, index), Payload::Blank));
+            self.log
+                .log
+                .append(filler.collect::<Vec<_>>(), IOFlushed::noop())
+                .await?;
+        }
+        self.log.log.append(entries, callback).await?;
+        self.reopen().await;
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.log.log.truncate_after(last_log_id).await?;
+        self.reopen().await;
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.log.before = 0;
+        self.log.log.purge(log_id).await?;
+        self.reopen().await;
+        Ok(())
+    }
+}
+
+/// Builds [`Reopened`] logs.
+struct Reopening(fn() -> Disk);
+
+impl StoreBuilder<TypeConfig, Reopened, Replica, TempDir> for Reopening {
+    async fn build(&self) -> Result<(TempDir, Reopened, Replica), StorageError<TypeConfig>> {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), (self.0)());
+        let store = disk.open(dir.path());
+        let log = Hiding {
+            log: group_log(&store).await,
+            before: 0,
         };
-        let (log, found) = store.log(GroupId::Catalog).await.unwrap();
-        let log = GroupLog::new(log, found).unwrap();
-        let applier = Typed::new(Nothing, Arc::new(Published::new(&Nothing)));
-        let snapshots = Snapshots::open(dir.path(), GroupId::Catalog).unwrap();
-        Ok((
-            (dir, store),
+        let replica = replica(dir.path());
+        let reopened = Reopened {
+            disk,
+            dir: dir.path().into(),
+            store,
             log,
-            Replica::new(Box::new(applier), snapshots, None),
-        ))
+        };
+        Ok((dir, reopened, replica))
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_storage_suite_passes_on_the_real_engine() {
-    Suite::test_all(Disk::Sled).await.unwrap();
+    Suite::test_all(Plain(|| Disk::Sled)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_storage_suite_passes_on_the_simulated_engine() {
-    Suite::test_all(Disk::Memory).await.unwrap();
+    Suite::test_all(Plain(|| Disk::Memory(Platter::default())))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_storage_suite_passes_when_the_real_engine_is_reopened_after_every_write() {
+    Suite::test_all(Reopening(|| Disk::Sled)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_storage_suite_passes_when_the_simulated_engine_is_reopened_after_every_write() {
+    Suite::test_all(Reopening(|| Disk::Memory(Platter::default())))
+        .await
+        .unwrap();
 }

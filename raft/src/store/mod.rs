@@ -13,6 +13,8 @@ pub mod engine;
 pub mod log;
 pub mod memory;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use log::{Log, Recovered};

@@ -249,7 +249,8 @@ pub struct Running {
 /// Nodes that can be started, killed and started again.
 pub struct World {
     pub net: Arc<Net>,
-    dir: TempDir,
+    dir: PathBuf,
+    _temporary: Option<TempDir>,
     voters: BTreeSet<NodeId>,
     snapshot_every: u64,
     nodes: BTreeMap<NodeId, Running>,
@@ -258,9 +259,18 @@ pub struct World {
 impl World {
     /// `count` voters, all running.
     pub async fn start(count: u32, snapshot_every: u64) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::start_in(dir.path(), count, snapshot_every).await;
+        world._temporary = Some(dir);
+        world
+    }
+
+    /// As above, on what is in a folder.
+    pub async fn start_in(dir: &Path, count: u32, snapshot_every: u64) -> World {
         let mut world = World {
             net: Arc::default(),
-            dir: tempfile::tempdir().unwrap(),
+            dir: dir.into(),
+            _temporary: None,
             voters: (1..=count).map(NodeId).collect(),
             snapshot_every,
             nodes: BTreeMap::new(),
@@ -272,7 +282,7 @@ impl World {
     }
 
     pub fn folder(&self, node: u32) -> PathBuf {
-        self.dir.path().join(format!("node-{node}"))
+        self.dir.join(format!("node-{node}"))
     }
 
     /// Starts a node on what is in its folder.
@@ -295,6 +305,7 @@ impl World {
             snapshot_every: self.snapshot_every,
             data_dir: dir,
             store: store.clone(),
+            stands_first: node == 1,
             voters: self.voters.clone(),
             roster: Arc::new(ArcSwap::from_pointee(self.voters.iter().copied().collect())),
         };
