@@ -41,6 +41,7 @@ use driver::Life;
 use futures::future::BoxFuture;
 use pontoon_proto::id::{NodeBoot, NodeId, RequestId};
 use pontoon_proto::peer::{PassReply, PassRequest};
+use pontoon_proto::worker::{NodeDraining, NodeMessage, node_message};
 use pontoon_raft::group::network::Unreachable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -193,6 +194,15 @@ impl Tunnels {
     /// Closes what this node holds for a session.
     pub fn end(&self, id: RequestId) {
         self.0.pool.end(id, CloseReason::SessionEnded);
+    }
+
+    /// This node is about to leave: sidecars attach elsewhere. Their streams here, and the tunnels,
+    /// stay until the node stops.
+    pub fn leaving(&self) {
+        let leaving = node_message::Message::NodeDraining(NodeDraining {});
+        self.0.sidecars.tell_all(&NodeMessage {
+            message: Some(leaving),
+        });
     }
 
     /// The sidecars that are attached to this node.
