@@ -44,25 +44,34 @@ pub(super) async fn tunnel(
     counters: &Counters,
     order: &Order,
 ) -> Result<(), String> {
-    let deadline = clock::now() + WITHIN;
-    let dial = async {
-        let mut worker = net::dial(&settings.worker, WITHIN)
-            .await
-            .map_err(|error| printable(&format!("the worker: {error}")))?;
-        let (node, ahead) = dial_node(order).await?;
-        if !ahead.is_empty() {
-            let written = worker.write_all(&ahead).await;
-            written.map_err(|error| printable(&format!("the worker: {error}")))?;
-        }
-        Ok::<_, String>((node, worker))
-    };
-    let (node, worker) = timeout_at(deadline, dial)
-        .await
-        .map_err(|_| "no tunnel within 5 s".to_owned())??;
+    let (node, worker) = dial(settings, order).await?;
     counters.tunnels_opened.add();
     let _open = counters.tunnels_open.enter();
     splice(node, worker, order.id).await;
     Ok(())
+}
+
+/// Dials as for a tunnel, and closes at once.
+pub(super) async fn probe(settings: &Settings, order: &Order) -> Result<(), String> {
+    dial(settings, order).await.map(drop)
+}
+
+/// The worker first, so that a CONNECT is only sent when there is something to connect.
+async fn dial(settings: &Settings, order: &Order) -> Result<(TcpStream, TcpStream), String> {
+    let to_worker = |error: io::Error| printable(&format!("the worker: {error}"));
+    let both = async {
+        let mut worker = net::dial(&settings.worker, WITHIN)
+            .await
+            .map_err(to_worker)?;
+        let (node, ahead) = dial_node(order).await?;
+        if !ahead.is_empty() {
+            worker.write_all(&ahead).await.map_err(to_worker)?;
+        }
+        Ok((node, worker))
+    };
+    timeout_at(clock::now() + WITHIN, both)
+        .await
+        .map_err(|_| "no tunnel within 5 s".to_owned())?
 }
 
 /// Tries the urls in order; gives the stream, and what the node has sent behind its answer.

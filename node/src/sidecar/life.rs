@@ -111,6 +111,16 @@ impl Life {
         if WorkerId::from_slice(&open.worker_id) != Some(self.id) {
             return Err("the worker has another id now");
         }
+        let order = Order {
+            id,
+            worker: self.id,
+            ticket: open.ticket.clone(),
+            urls: open.urls.clone(),
+        };
+        if open.probe {
+            self.probe(order);
+            return Ok(());
+        }
         let fence = Fence {
             generation: open.generation,
             index: open.binding_index,
@@ -128,12 +138,6 @@ impl Life {
         // Registered while the lock is held: whoever ends the session from now on waits for it.
         let token = held.tunnels.token();
         drop(state);
-        let order = Order {
-            id,
-            worker: self.id,
-            ticket: open.ticket.clone(),
-            urls: open.urls.clone(),
-        };
         let (life, reply, index) = (Arc::clone(self), reply.clone(), open.binding_index);
         tasks::spawn(tasks::Kind::Worker, "sidecar-tunnel", async move {
             let _until_closed = token;
@@ -157,6 +161,16 @@ impl Life {
             }
         });
         Ok(())
+    }
+
+    /// A node wants to see that this sidecar can dial.
+    fn probe(self: &Arc<Self>, order: Order) {
+        let life = Arc::clone(self);
+        tasks::spawn(tasks::Kind::Worker, "sidecar-probe", async move {
+            if let Err(cause) = dial::probe(&life.settings, &order).await {
+                tracing::warn!(cause, "a probe could not be dialed");
+            }
+        });
     }
 
     /// A node says that a session has ended: lets go of it, then confirms.

@@ -5,7 +5,7 @@
 //! a row, so a new inode tells a restart even when it took less time than any check.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, ToSocketAddrs as _};
+use std::net::IpAddr;
 
 /// Where the kernel lists TCP sockets (proc(5)).
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
@@ -16,10 +16,9 @@ const LISTEN: &str = "0A";
 /// The inodes of the sockets that listen on this address's port; `None` when the worker is not on
 /// this machine, or the tables can't be read.
 pub(super) fn inodes(address: &str) -> Option<BTreeSet<u64>> {
-    let (_, port) = address.rsplit_once(':')?;
+    let (host, port) = address.rsplit_once(':')?;
     let port: u16 = port.parse().ok()?;
-    let mut places = address.to_socket_addrs().ok()?;
-    if !places.all(|place| is_local(place.ip())) {
+    if !is_local(host) {
         return None;
     }
     let tables = TABLES.map(|path| std::fs::read_to_string(path).ok());
@@ -28,8 +27,11 @@ pub(super) fn inodes(address: &str) -> Option<BTreeSet<u64>> {
     (!inodes.is_empty()).then_some(inodes)
 }
 
-fn is_local(ip: IpAddr) -> bool {
-    ip.is_loopback()
+/// Whether a host is this machine for sure, without asking a name server.
+fn is_local(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip = host.parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The inodes of a table's lines that listen on this port.

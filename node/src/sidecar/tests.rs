@@ -10,7 +10,7 @@ use crate::tunnel::tests::{Group, KEY, Node, REGION, until};
 use crate::tunnel::{LinkError, Tunnel};
 use bytes::Bytes;
 use pontoon_proto::id::WorkerId;
-use pontoon_raft::directory::command::DrainReason;
+use pontoon_raft::directory::command::{DrainReason, EndReason};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -226,11 +226,7 @@ async fn an_end_is_confirmed_after_the_sidecar_has_let_go() {
     let id = attached_at(&group, 1).await;
     let target = group.open(node.at);
     let tunnel = node.tunnels.obtain(&target, WITHIN).await.unwrap();
-    let end = crate::tunnel::end_session(
-        target.id,
-        &target.binding,
-        pontoon_raft::directory::command::EndReason::Released,
-    );
+    let end = crate::tunnel::end_session(target.id, &target.binding, EndReason::Released);
     let passed = node.tunnels.sidecars().pass(id, end, Some(WITHIN)).await;
     assert_eq!(passed, crate::tunnel::PassOutcome::Passed);
     until("the tunnel is closed", || (!tunnel.is_live()).then_some(())).await;
@@ -383,4 +379,23 @@ async fn h_5_a_lost_control_stream_closes_no_tunnel_to_another_node() {
     })
     .await;
     assert_eq!(call(&tunnel, "on").await.unwrap(), "on");
+}
+
+#[tokio::test]
+async fn h_27_a_worker_that_was_set_aside_comes_back_when_a_probe_gets_through() {
+    let group = Group::new(1);
+    let node = Node::start(&group, 1).await;
+    let worker = Worker::start("127.0.0.1:0").await;
+    let _sidecar = start(settings(&worker, &[&node]));
+    let id = attached_at(&group, 1).await;
+    for _ in 0..3 {
+        let target = group.open(node.at);
+        group.end_as(target.id, EndReason::NoLink);
+    }
+    let draining = || group.directory().worker(id).map(|w| w.draining.clone());
+    assert_eq!(draining(), Some([DrainReason::NoLink].into()));
+    until("it takes sessions again", || {
+        draining().is_some_and(|d| d.is_empty()).then_some(())
+    })
+    .await;
 }

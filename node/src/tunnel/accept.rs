@@ -30,6 +30,10 @@ const UNKNOWN_MAX: usize = 4096;
 /// connection before it has read the answer.
 const LINGER: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
 
+/// How often an HTTP/2 connection is probed, and how long it may take to answer: one whose other end
+/// has vanished goes within 15 s, whether or not it carries a control stream.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
 /// How long to pause when the machine is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -43,6 +47,8 @@ pub async fn serve(listener: TcpListener, tunnels: Tunnels) {
     let (control, attaching) = mpsc::channel(ATTACHING_MAX);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(16)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .http2_max_header_list_size(HEAD_MAX as u32)
         .add_service(WorkerServer::new(Attach::new(tunnels.clone())))
         .serve_with_incoming(ReceiverStream::new(attaching));

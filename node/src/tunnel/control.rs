@@ -8,18 +8,21 @@ use super::attach::{ASK_WITHIN, Introduced, No, PING_EVERY, SILENCE_MAX, say, ve
 use super::close::printable;
 use super::directories::is_bound;
 use super::sidecars::{Place, Sender, Word};
-use super::{Tunnels, watch};
-use crate::clock;
+use super::{Tunnels, open, watch};
+use crate::{clock, tasks};
+use futures::future::BoxFuture;
 use pontoon_proto::id::{NodeBoot, RequestId};
 use pontoon_proto::worker::refused::Reason;
 use pontoon_proto::worker::sidecar_message::Message;
 use pontoon_proto::worker::{
     EndSession, HeldSession, NodeList, Ping, SidecarMessage, node_message,
 };
-use pontoon_raft::directory::command::{AttachRefusal, Command, DrainReason, Reply};
+use pontoon_raft::directory::command::{Command, DrainReason};
 use pontoon_raft::directory::worker::Attachment;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tonic::Streaming;
 
@@ -28,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How often the attach itself is checked, and the node list sent if it changed.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// When an attach that got no answer is proposed again.
+const CHECK_SOON: Duration = Duration::from_millis(500);
 
 /// A control stream after its hello.
 pub(super) struct Control {
@@ -41,6 +47,8 @@ pub(super) struct Control {
     /// What the sidecar wants of its worker's drain reasons.
     drains: BTreeMap<DrainReason, bool>,
     nodes: Vec<pontoon_proto::worker::NodeAddress>,
+    /// A probe of a worker that was set aside.
+    probe: Option<JoinHandle<()>>,
 }
 
 impl Drop for Control {
@@ -74,6 +82,7 @@ impl Control {
             attached: None,
             drains: BTreeMap::new(),
             nodes,
+            probe: None,
         }
     }
 
@@ -81,21 +90,19 @@ impl Control {
         &self.worker
     }
 
-    /// Makes the attach count, under the node's present boot.
+    /// Makes the attach count.
     pub(super) async fn attach(&mut self) -> Result<(), No> {
+        self.propose_attach().await
+    }
+
+    /// Proposes the attach under the node's present boot.
+    fn propose_attach(&mut self) -> BoxFuture<'static, Result<(), No>> {
         let at = self.tunnels.0.at();
         self.attached = Some(at);
         let command = self.worker.attach(at, self.number);
-        let reply = self
-            .tunnels
-            .0
-            .directories
-            .propose(self.worker.region, command, ASK_WITHIN)
-            .await;
-        if matches!(reply, Ok(Reply::AttachRefused(AttachRefusal::StaleNode))) {
-            self.attached = None;
-        }
-        verdict(reply)
+        let directories = Arc::clone(&self.tunnels.0.directories);
+        let region = self.worker.region;
+        Box::pin(async move { verdict(directories.propose(region, command, ASK_WITHIN).await) })
     }
 
     /// Runs until the stream ends; gives the reason when this node refuses to go on.
@@ -118,6 +125,8 @@ impl Control {
         let mut look = ticker(start, LOOK_EVERY);
         let mut check = ticker(start, CHECK_EVERY);
         let (mut heard, mut nonce) = (start, 0u64);
+        // An attach that is being proposed again; the stream goes on meanwhile.
+        let mut attaching: Option<BoxFuture<'static, Result<(), No>>> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok("the node stops"),
@@ -135,14 +144,27 @@ impl Control {
                 },
                 Ok(()) = boots.changed() => {
                     self.tunnels.desk().rise(*boots.borrow_and_update());
-                    self.attach().await?;
+                    attaching = Some(self.propose_attach());
+                }
+                attached = poll_some(&mut attaching) => {
+                    attaching = None;
+                    match attached {
+                        // Without an answer, the next check proposes it again.
+                        Err((Reason::Unavailable, _)) => check.reset_after(CHECK_SOON),
+                        told => told?,
+                    }
                 }
                 _ = ping.tick() => {
                     nonce += 1;
                     say(&self.sender, node_message::Message::Ping(Ping { nonce }));
                 }
                 _ = look.tick() => self.compare(),
-                _ = check.tick() => self.check().await?,
+                _ = check.tick() => {
+                    self.share_nodes();
+                    if attaching.is_none() && !self.is_shown() {
+                        attaching = Some(self.propose_attach());
+                    }
+                }
             }
         }
     }
@@ -185,8 +207,9 @@ impl Control {
         }
     }
 
-    /// Proposes the drain reasons in which the replica and the sidecar differ.
-    fn compare(&self) {
+    /// Proposes the drain reasons in which the replica and the sidecar differ, and probes a worker
+    /// that was set aside because no tunnel to it came up (hazard H-27).
+    fn compare(&mut self) {
         let (worker, region) = (self.worker.worker, self.worker.region);
         let replica = self.tunnels.0.directories.replica(region);
         let Some(known) = replica.as_ref().and_then(|r| r.worker(worker)) else {
@@ -198,32 +221,36 @@ impl Control {
                 watch::suggest(&self.tunnels, region, command);
             }
         }
+        let idle = self.probe.as_ref().is_none_or(JoinHandle::is_finished);
+        if idle && known.draining.contains(&DrainReason::NoLink) {
+            let tunnels = self.tunnels.clone();
+            let probe = async move {
+                if open::probe(&tunnels.0, worker).await {
+                    watch::suggest(&tunnels, region, Command::LinkUp { worker });
+                }
+            };
+            self.probe = Some(tasks::spawn(tasks::Kind::Worker, "link-probe", probe));
+        }
     }
 
-    /// The replica should show this very attach. When it does not, it may be behind, or the attach
+    /// Whether the replica shows this very attach. When it does not, it may be behind, or the attach
     /// is gone: proposing it again is right in both cases, and tells whether the worker is lost.
-    async fn check(&mut self) -> Result<(), No> {
-        let directories = &self.tunnels.0.directories;
-        let nodes = directories.nodes();
-        let replica = directories.replica(self.worker.region);
-        if nodes != self.nodes {
-            self.nodes.clone_from(&nodes);
-            say(
-                &self.sender,
-                node_message::Message::Nodes(NodeList { nodes }),
-            );
-        }
+    fn is_shown(&self) -> bool {
+        let replica = self.tunnels.0.directories.replica(self.worker.region);
         let known = replica.as_ref().and_then(|r| r.worker(self.worker.worker));
-        let shown = known.is_some_and(|worker| {
+        known.is_some_and(|worker| {
             let this = |a: &Attachment| Some(a.at) == self.attached && a.stream == self.number;
             worker.attachments.iter().any(|a| a.open && this(a))
-        });
-        if shown {
-            return Ok(());
-        }
-        match self.attach().await {
-            Err((Reason::Unavailable, _)) => Ok(()),
-            told => told,
+        })
+    }
+
+    /// Sends the node list if it changed.
+    fn share_nodes(&mut self) {
+        let nodes = self.tunnels.0.directories.nodes();
+        if nodes != self.nodes {
+            self.nodes.clone_from(&nodes);
+            let nodes = node_message::Message::Nodes(NodeList { nodes });
+            say(&self.sender, nodes);
         }
     }
 
@@ -260,7 +287,15 @@ impl Control {
                 }
             }
         };
-        crate::tasks::spawn(crate::tasks::Kind::Worker, "sidecar-reconcile", ask);
+        tasks::spawn(tasks::Kind::Worker, "sidecar-reconcile", ask);
+    }
+}
+
+/// Waits for a future if there is one, else for ever.
+async fn poll_some<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 

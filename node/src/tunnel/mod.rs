@@ -41,6 +41,7 @@ use driver::Life;
 use futures::future::BoxFuture;
 use pontoon_proto::id::{NodeBoot, NodeId, RequestId};
 use pontoon_proto::peer::{PassReply, PassRequest};
+use pontoon_proto::worker::{NodeDraining, NodeMessage, node_message};
 use pontoon_raft::directory::command::EndReason;
 use pontoon_raft::group::network::Unreachable;
 use std::sync::Arc;
@@ -199,6 +200,15 @@ impl Tunnels {
     /// Makes the session's sidecar let go of it, wherever it is attached; true once it has said so.
     pub async fn let_go(&self, target: &Target, reason: EndReason, within: Duration) -> bool {
         open::let_go(&self.0, target, reason, within).await
+    }
+
+    /// This node is about to leave: sidecars attach elsewhere. Their streams here, and the tunnels,
+    /// stay until the node stops.
+    pub fn leaving(&self) {
+        let leaving = node_message::Message::NodeDraining(NodeDraining {});
+        self.0.sidecars.tell_all(&NodeMessage {
+            message: Some(leaving),
+        });
     }
 
     /// The sidecars that are attached to this node.

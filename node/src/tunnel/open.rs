@@ -4,17 +4,17 @@
 use super::desk::Waiting;
 use super::sidecars::PassOutcome;
 use super::{LinkError, Shared, Tunnel, driver};
-use crate::clock;
 use crate::session::Target;
+use crate::{clock, random};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use pontoon_proto::id::{NodeId, WorkerId};
+use pontoon_proto::id::{NodeId, RequestId, WorkerId};
 use pontoon_proto::peer::PassRequest;
 use pontoon_proto::worker::{NodeMessage, OpenTunnel, node_message};
 use pontoon_raft::directory::command::EndReason;
 use prost::Message as _;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long one node may take with an `OpenTunnel` before the next one is asked as well: above a
 /// round trip around the world.
@@ -57,6 +57,7 @@ fn open_tunnel(shared: &Shared, target: &Target, waiting: &Waiting) -> NodeMessa
             ticket: waiting.ticket.encode(),
             urls: vec![shared.advertised.clone()],
             worker_id: target.binding.worker.to_bytes().to_vec().into(),
+            probe: false,
         })),
     }
 }
@@ -181,4 +182,30 @@ pub(super) async fn let_go(
     let worker = target.binding.worker;
     let asked = ask_in_turn(shared, worker, &nodes, &message, deadline).await;
     asked == Some(PassOutcome::Passed)
+}
+
+/// How long a probe may take.
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether a sidecar that is attached here can dial this node and its worker: the tunnel that shows
+/// it belongs to no session, and closes at once.
+pub(super) async fn probe(shared: &Shared, worker: WorkerId) -> bool {
+    // A version 4 UUID: never one of a session.
+    let id = RequestId::from_random(random::bytes());
+    let Some(mut waiting) = shared.desk.register(id, worker) else {
+        return false;
+    };
+    let message = NodeMessage {
+        message: Some(node_message::Message::OpenTunnel(OpenTunnel {
+            request_id: id.to_bytes().to_vec().into(),
+            ticket: waiting.ticket.encode(),
+            urls: vec![shared.advertised.clone()],
+            worker_id: worker.to_bytes().to_vec().into(),
+            probe: true,
+            ..OpenTunnel::default()
+        })),
+    };
+    shared.sidecars.pass(worker, message, None).await;
+    let up = timeout(PROBE_WITHIN, &mut waiting.stream).await;
+    matches!(up, Ok(Ok(_)))
 }

@@ -151,6 +151,13 @@ impl Sidecars {
         self.lock().contains_key(&worker)
     }
 
+    /// Tells every sidecar something, as far as their queues have room.
+    pub(super) fn tell_all(&self, message: &NodeMessage) {
+        for stream in self.lock().values() {
+            let _or_full = stream.sender.try_send(Ok(message.clone()));
+        }
+    }
+
     /// The workers that are attached here, with the number of their control stream.
     pub(super) fn attached(&self) -> Vec<(WorkerId, u64)> {
         let streams = self.lock();

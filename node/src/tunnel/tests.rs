@@ -99,7 +99,10 @@ impl Group {
     }
 
     pub(crate) fn end(&self, id: RequestId) {
-        let reason = EndReason::Released;
+        self.end_as(id, EndReason::Released);
+    }
+
+    pub(crate) fn end_as(&self, id: RequestId, reason: EndReason) {
         self.apply(Command::End { id, reason });
     }
 }
