@@ -10,7 +10,7 @@
 
 use super::Error;
 use crate::tasks::{self, Kind};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -179,8 +179,17 @@ impl Children {
 impl Process {
     fn alive(&self) -> Option<Running> {
         let running = self.running.as_ref()?;
-        running.ended.borrow().is_none().then(|| running.clone())
+        let ended = running.ended.borrow().is_some() || has_exited(running.pid);
+        (!ended).then(|| running.clone())
     }
+}
+
+/// Whether a child has ended, also when nobody has been told yet: after `kill -9 PID` a person or a
+/// script may ask for a new start sooner than the runtime hears of the end. It is not reaped here.
+fn has_exited(pid: u32) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), look), Ok(Some(_))))
 }
 
 impl Running {
