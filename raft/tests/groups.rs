@@ -231,7 +231,8 @@ async fn time_acts_when_it_is_due_and_only_then() {
     .await;
     assert!((2..=6).contains(&woken.ticks), "{} ticks", woken.ticks);
     let next = group.propose(write(1), LONG).await.unwrap();
-    assert!(next.index <= asleep.index + woken.ticks + 1);
+    // One tick may have been on its way when the wake-up was seen.
+    assert!(next.index <= asleep.index + woken.ticks + 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

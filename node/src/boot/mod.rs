@@ -265,6 +265,7 @@ async fn wait_for_the_end(drain: &Drain, parts: &wiring::Parts) {
     asked().await;
     tracing::info!("draining: no new connections; calls may finish within {GRACE:?}");
     drain.enter(Stage::Draining);
+    parts.leaving();
     let mut listener: Draining = drain.listener();
     tokio::select! {
         () = parts.quiet() => {}

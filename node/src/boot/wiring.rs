@@ -43,7 +43,7 @@ impl Parts {
         peers: Peers,
         stop: &CancellationToken,
     ) -> Parts {
-        let metrics = Arc::new(Metrics::new(&tunnel::close::labels(), &[]));
+        let metrics = Arc::new(Metrics::new(&tunnel::close::labels(), &tunnel::close::CODES));
         let passing = peers.clone();
         let tunnels = Tunnels::start(tunnel::Parts {
             directories: Arc::new(Replicas(cluster.clone())),
@@ -143,6 +143,11 @@ impl Parts {
             idle: Duration::from_millis(limits.idle_ms),
             ..Limits::default()
         }
+    }
+
+    /// Tells the sidecars that are attached here to attach elsewhere as well.
+    pub(super) fn leaving(&self) {
+        self.tunnels.leaving();
     }
 
     /// Returns once no call is open.

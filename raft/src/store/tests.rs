@@ -31,7 +31,11 @@ fn over(platter: &Platter) -> Store {
 }
 
 async fn found(platter: &Platter) -> Result<Recovered, StoreError> {
-    over(platter).log(GROUP).await.map(|(_, found)| found)
+    let store = over(platter);
+    let found = store.log(GROUP).await.map(|(_, found)| found);
+    // Its last sync must not come after a later one of the store under test.
+    store.close().await;
+    found
 }
 
 #[tokio::test]
