@@ -10,7 +10,7 @@
 
 use super::Error;
 use crate::tasks::{self, Kind};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -22,6 +22,10 @@ use tokio::sync::{mpsc, watch};
 
 /// How long a stopped process may take: a node drains within its grace.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
+
+/// How long a start waits for a process that may be just ending: an end by SIGKILL takes
+/// milliseconds, and a mistaken start of a running process costs its user no more than this.
+const ENDING_WITHIN: Duration = Duration::from_secs(1);
 
 /// How everything is ended after Ctrl-C: asked, told a second time, which means at once, then killed.
 /// A process gets so long after each signal: clean ends take milliseconds, and nobody's calls are
@@ -98,6 +102,21 @@ impl Children {
             },
         );
         self.start(&name)
+    }
+
+    /// Waits until a process that is just ending has ended, [`ENDING_WITHIN`] at most.
+    ///
+    /// Whoever pastes `kill -9 PID` and then asks for a new start is faster than the kernel, which
+    /// first ends every thread of the process, and lets the ones go that wait for the disk.
+    pub(super) async fn settle(&self, name: &str) {
+        let running = find(&mut self.lock(), name)
+            .ok()
+            .and_then(|process| process.alive());
+        if let Some(running) = running {
+            let mut ended = running.ended;
+            // Either way the start that follows finds out how things are.
+            let _ = tokio::time::timeout(ENDING_WITHIN, ended.wait_for(Option::is_some)).await;
+        }
     }
 
     /// Starts a process that does not run.
@@ -179,17 +198,8 @@ impl Children {
 impl Process {
     fn alive(&self) -> Option<Running> {
         let running = self.running.as_ref()?;
-        let ended = running.ended.borrow().is_some() || has_exited(running.pid);
-        (!ended).then(|| running.clone())
+        running.ended.borrow().is_none().then(|| running.clone())
     }
-}
-
-/// Whether a child has ended, also when nobody has been told yet: after `kill -9 PID` a person or a
-/// script may ask for a new start sooner than the runtime hears of the end. It is not reaped here.
-fn has_exited(pid: u32) -> bool {
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), look), Ok(Some(_))))
 }
 
 impl Running {

@@ -370,6 +370,7 @@ impl Dev {
                 format!("{name} is dead ({how})")
             }
             Verb::Start => {
+                self.children.settle(&name).await;
                 let pid = self.children.start(&name)?;
                 let gone = || match self.children.ended(&name) {
                     None => Ok(()),
