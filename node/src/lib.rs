@@ -22,5 +22,4 @@ pub mod session;
 pub mod sidecar;
 pub mod tasks;
 pub mod telemetry;
-pub mod tls;
 pub mod tunnel;

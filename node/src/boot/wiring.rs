@@ -43,7 +43,10 @@ impl Parts {
         peers: Peers,
         stop: &CancellationToken,
     ) -> Parts {
-        let metrics = Arc::new(Metrics::new(&tunnel::close::labels(), &tunnel::close::CODES));
+        let metrics = Arc::new(Metrics::new(
+            &tunnel::close::labels(),
+            &tunnel::close::CODES,
+        ));
         let passing = peers.clone();
         let tunnels = Tunnels::start(tunnel::Parts {
             directories: Arc::new(Replicas(cluster.clone())),
