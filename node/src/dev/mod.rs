@@ -29,7 +29,7 @@ use plan::{Layout, Node, Size, Worker};
 use saved::Saved;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many lines of a dead process's log are shown.
 const TAIL_LINES: usize = 8;
@@ -134,6 +134,7 @@ struct Dev {
     saved: Saved,
     children: Children,
     ready_file: Option<PathBuf>,
+    ready_turn: Mutex<()>,
     node_ids: BTreeMap<String, u64>,
 }
 
@@ -197,6 +198,7 @@ async fn run_in(folder: &Folder, socket: &Path, options: Options) -> Result<(), 
         saved,
         children: children.clone(),
         ready_file: options.ready_file,
+        ready_turn: Mutex::new(()),
         node_ids: BTreeMap::new(),
     };
     let mut told = std::pin::pin!(leash::told_to_end(options.exit_with_stdin));
@@ -346,6 +348,11 @@ impl Dev {
         let Some(path) = &self.ready_file else {
             return Ok(());
         };
+        // Wishes run side by side: one at a time here, so that the last one written is the newest.
+        let _turn = self
+            .ready_turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let text = serde_json::to_string_pretty(&self.ready())
             .map_err(|error| Error::new(error.to_string()))?;
         saved::write_private(path, &(text + "\n"))
