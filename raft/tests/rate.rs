@@ -1,6 +1,7 @@
 //! How many proposals a group takes, every one of them synced to disk before it is answered.
 //!
 //! `cargo test --release -p pontoon-raft --test rate -- --ignored --nocapture`
+#![expect(clippy::unwrap_used, reason = "a measurement that fails has no figure")]
 
 mod world;
 
