@@ -5,6 +5,7 @@ mod support;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use support::client::{Call, Client, keys};
 use support::cluster::{Cluster, RECOVERED_WITHIN};
@@ -51,8 +52,16 @@ fn known(call: &Call) -> (String, String) {
     (call.session(), worker.to_owned())
 }
 
+/// One test of this file at a time: a node that was killed wants its ports again, and a cluster that
+/// starts meanwhile could draw them.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn k_att_2_c_rsm_1_opens_go_on_and_nothing_is_lost_when_the_directorys_leader_is_killed() {
+    let _alone = alone();
     let cluster = Cluster::start();
     let Some(client) = Client::start() else {
         return;
@@ -103,6 +112,7 @@ fn k_att_2_c_rsm_1_opens_go_on_and_nothing_is_lost_when_the_directorys_leader_is
 
 #[test]
 fn c_err_11_c_rsm_4_without_a_quorum_pinned_calls_go_on_and_nothing_is_called_not_found() {
+    let _alone = alone();
     let cluster = Cluster::start();
     let Some(client) = Client::start() else {
         return;
@@ -146,6 +156,7 @@ fn c_err_11_c_rsm_4_without_a_quorum_pinned_calls_go_on_and_nothing_is_called_no
 
 #[test]
 fn c_rsm_1_all_nodes_are_killed_and_started_again_and_every_session_resumes() {
+    let _alone = alone();
     let cluster = Cluster::start();
     let Some(client) = Client::start() else {
         return;

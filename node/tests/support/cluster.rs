@@ -7,8 +7,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The binary under test.
@@ -138,6 +138,9 @@ impl Cluster {
     /// Starts a cluster in `folder` (data in `folder/data`) with more arguments.
     #[track_caller]
     pub fn start_in(folder: &Path, more: &[&str]) -> Cluster {
+        // Ports are drawn first and bound later: two clusters that start at once can draw the same.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dev = begin(folder, more);
         let path = folder.join("ready.json");
         let ready = wait::within(READY_WITHIN, || {
