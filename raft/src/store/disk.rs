@@ -97,7 +97,7 @@ fn begin(path: &Path, slots: &mut SlotFile) -> io::Result<()> {
     for _ in 0..2 {
         let (slot, record) = first.next_slot()?;
         slots.write(slot, &record)?;
-        slots.settle()?;
+        slots.sync()?;
     }
     Ok(())
 }
@@ -196,12 +196,14 @@ impl Engine for SledEngine {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        if let Ok(sled) = &mut self.sled {
-            // On Linux sled's flush only starts the write-out (sync_file_range), so the sync is ours.
-            guard(|| sled.db.flush())?;
-            sled.file.sync_data()?;
-        }
-        self.slots.settle()
+        let Ok(sled) = &mut self.sled else {
+            return self.slots.sync();
+        };
+        // On Linux sled's flush only starts the write-out (sync_file_range), so the sync is ours.
+        guard(|| sled.db.flush())?;
+        // The slot first: this sync is its own as well.
+        self.slots.settle()?;
+        sled.file.sync_data()
     }
 
     fn trees(&mut self) -> io::Result<Vec<Tree>> {

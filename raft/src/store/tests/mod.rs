@@ -1,8 +1,10 @@
 //! What the store promises: order and durability here, that damage is noticed in [`damage`], that
-//! failures end it cleanly in [`failure`], and all of it at random in [`model`].
+//! failures end it cleanly in [`failure`], and all of it at random in [`simulated`].
 
 mod damage;
 mod failure;
+mod model;
+mod simulated;
 
 use super::engine::VALUE_MAX;
 use super::log::VOTE;
