@@ -3,6 +3,7 @@
 
 mod damage;
 mod failure;
+mod full;
 mod model;
 mod simulated;
 

@@ -129,19 +129,19 @@ impl Run {
     }
 
     /// Opens it after a wipe.
-    pub(super) fn wiped(engine: Box<dyn Engine>, group: GroupId) -> Run {
-        let mut core = Core::new(engine, watch::channel(None).0).unwrap();
+    pub(super) fn wiped(engine: Box<dyn Engine>, group: GroupId) -> Result<Run, StoreError> {
+        let mut core = Core::new(engine, watch::channel(None).0)?;
         let (reply, mut answer) = oneshot::channel();
         core.take(Job::Wipe { group, reply });
-        answer.try_recv().unwrap().unwrap();
+        answer.try_recv().unwrap()?;
         let mut run = Run {
             group,
             core,
             states: vec![State::default()],
             acknowledged: Arc::default(),
         };
-        assert_eq!(State::of(&run.find().unwrap()), State::default());
-        run
+        assert_eq!(State::of(&run.find()?), State::default());
+        Ok(run)
     }
 
     fn find(&mut self) -> Result<Recovered, StoreError> {
