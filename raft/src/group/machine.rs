@@ -2,14 +2,19 @@
 //!
 //! State lives in memory only; a start rebuilds it from the last snapshot and the log. A clone is
 //! published after every applied batch, before anybody is answered, so that whoever has an answer
-//! finds its effect in the local replica.
+//! finds its effect in the local replica. What is published is in [`published`].
+
+mod published;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use published::{Published, Pulse};
 
 use super::log::invalid;
 use super::types::{self, LogId, Payload, Replies, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::codec::{self, Corrupt, Role};
 use crate::machine::{Clock, Machine};
 use crate::store::snapshot::{SnapshotFile, Snapshots};
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::entry::RaftEntry as _;
@@ -18,15 +23,9 @@ use openraft::{OptionalSend, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{broadcast, watch};
 
 /// How many entries are applied before their state is published and their proposers are answered.
 const PUBLISH_EVERY: usize = 64;
-
-/// Effects that a subscriber may lag behind; a directory's largest entry ends 1,000 sessions, and
-/// whoever lags reconciles from the state.
-const EFFECTS: usize = 8192;
 
 /// What one entry carries.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -42,50 +41,6 @@ pub(crate) struct Batch {
 /// The batches that this build can apply.
 pub(crate) const FORMAT: u16 = 1;
 
-/// What the stamper and the ticker need to know of a state, without its type.
-#[derive(Debug)]
-pub(crate) struct Pulse {
-    clock: AtomicU64,
-    due: AtomicU64,
-}
-
-impl Pulse {
-    /// The clock of the last applied entry.
-    pub(crate) fn clock(&self) -> Clock {
-        Clock(self.clock.load(Ordering::Acquire))
-    }
-
-    /// When time alone will change something.
-    pub(crate) fn due(&self) -> Option<Clock> {
-        let due = self.due.load(Ordering::Acquire);
-        (due != u64::MAX).then_some(Clock(due))
-    }
-}
-
-/// What readers see of a replica.
-#[derive(Debug)]
-pub(crate) struct Published<M: Machine> {
-    pub(crate) state: ArcSwap<M>,
-    pub(crate) effects: broadcast::Sender<M::Effect>,
-    pub(crate) applied: Arc<watch::Sender<u64>>,
-    pub(crate) pulse: Arc<Pulse>,
-}
-
-impl<M: Machine> Published<M> {
-    pub(crate) fn new(machine: &M) -> Self {
-        let due = machine.next_due().map_or(u64::MAX, |due| due.0);
-        Self {
-            state: ArcSwap::from_pointee(machine.clone()),
-            effects: broadcast::channel(EFFECTS).0,
-            applied: Arc::new(watch::channel(0).0),
-            pulse: Arc::new(Pulse {
-                clock: AtomicU64::new(machine.clock().0),
-                due: AtomicU64::new(due),
-            }),
-        }
-    }
-}
-
 type EncodeState = Box<dyn FnOnce() -> Result<Vec<u8>, Corrupt> + Send + Sync>;
 
 /// A typed state machine behind an untyped face, so that the library is built once for all of them.
@@ -98,8 +53,9 @@ pub(crate) trait Applier: Send + Sync + 'static {
         fresh: bool,
         answer: bool,
     ) -> Result<Replies, Corrupt>;
-    /// Shows the state to readers.
-    fn publish(&mut self, index: u64);
+    /// Shows the state to readers, unless they have seen a newer one. `replaying`: more entries
+    /// follow that were in the log at the start.
+    fn publish(&mut self, index: u64, replaying: bool);
     /// Takes a view of the present state, to be encoded elsewhere.
     fn view(&self) -> EncodeState;
     /// Replaces the state.
@@ -111,6 +67,8 @@ pub(crate) struct Typed<M: Machine> {
     machine: M,
     effects: Vec<M::Effect>,
     fresh: Vec<M::Effect>,
+    /// Something changed that readers have not seen, and of which no effect tells.
+    silent: bool,
     published: Arc<Published<M>>,
 }
 
@@ -120,6 +78,7 @@ impl<M: Machine> Typed<M> {
             machine,
             effects: Vec::new(),
             fresh: Vec::new(),
+            silent: false,
             published,
         }
     }
@@ -147,26 +106,28 @@ impl<M: Machine> Applier for Typed<M> {
                 replies.0.push(codec::encode(&reply)?);
             }
         }
-        if fresh {
+        let seen = index <= self.published.seen();
+        if fresh && !seen {
             self.fresh.append(&mut self.effects);
         }
+        self.silent |= !fresh && !seen;
         self.effects.clear();
         Ok(replies)
     }
 
-    fn publish(&mut self, index: u64) {
+    fn publish(&mut self, index: u64, replaying: bool) {
         let published = &self.published;
-        published.state.store(Arc::new(self.machine.clone()));
-        published
-            .pulse
-            .clock
-            .store(self.machine.clock().0, Ordering::Release);
-        let due = self.machine.next_due().map_or(u64::MAX, |due| due.0);
-        published.pulse.due.store(due, Ordering::Release);
-        published.applied.send_replace(index);
+        if index < published.seen() {
+            return;
+        }
+        published.show(&self.machine, index);
         for effect in self.fresh.drain(..) {
             // Nobody listening is fine: effects are hints.
             published.effects.send(effect).ok();
+        }
+        if self.silent && !replaying {
+            self.silent = false;
+            published.restored.send_modify(|count| *count += 1);
         }
     }
 
@@ -177,6 +138,7 @@ impl<M: Machine> Applier for Typed<M> {
 
     fn restore(&mut self, state: &[u8]) -> Result<(), Corrupt> {
         self.machine = codec::decode_state(state)?;
+        self.silent = true;
         Ok(())
     }
 }
@@ -205,6 +167,11 @@ impl Replica {
             membership: StoredMembership::default(),
             replayed_upto,
         }
+    }
+
+    /// Whether entries follow this one that were in the log at the start.
+    fn replaying(&self, index: u64) -> bool {
+        self.replayed_upto.is_some_and(|upto| index < upto)
     }
 
     fn meta(&self) -> SnapshotMeta {
@@ -257,7 +224,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
                 answers.extend(responder.map(|responder| (responder, replies)));
             }
             if let Some(last) = self.last {
-                self.applier.publish(last.index);
+                self.applier.publish(last.index, self.replaying(last.index));
             }
             for (responder, replies) in answers.drain(..) {
                 responder.send(replies);
@@ -290,7 +257,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
         self.applier.restore(&state).map_err(invalid)?;
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.applier.publish(index);
+        self.applier.publish(index, self.replaying(index));
         Ok(())
     }
 
