@@ -4,7 +4,8 @@
 //! decodes as an entry nor a directory's command as a catalog's; the checksum covers header and
 //! body, so that a flipped bit anywhere is noticed. Bodies of our own types are bincode with fixed
 //! integers, a limit, and no trailing bytes; bincode is positional, so types that go through here
-//! only ever grow at their end, under a new frame version.
+//! only ever grow at their end, under a new frame version. Every version keeps the header as it is,
+//! so that an older build tells a newer record, whose checksum is right, from a damaged one.
 //!
 //! ```text
 //! 0   magic "PTN"        3
@@ -22,6 +23,7 @@ use bincode::Options;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::{self, Read, Write};
 
 /// The bytes before a body.
 pub const HEADER: usize = 24;
@@ -29,8 +31,11 @@ pub const HEADER: usize = 24;
 /// The largest body: an entry holds at most 512 KiB of commands, a snapshot chunk 512 KiB.
 pub const BODY_MAX: usize = 2 * 1024 * 1024;
 
-const MAGIC: [u8; 3] = *b"PTN";
-const VERSION: u8 = 1;
+/// How every record of ours begins.
+pub const MAGIC: [u8; 3] = *b"PTN";
+
+/// The newest format that this build writes and reads.
+pub const VERSION: u8 = 1;
 
 /// What a record is. The numbers are part of the disk format: add, never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +63,10 @@ pub enum Role {
     SnapshotEnd = 10,
     /// This node's member number in a group.
     Life = 11,
+    /// How far a group's log is, and the checksum over it.
+    Tip = 12,
+    /// The tips of all groups, as they lie beside the engine.
+    Durable = 13,
 }
 
 /// Why bytes are not the record that was expected.
@@ -72,7 +81,7 @@ pub enum Corrupt {
     /// Not a record of ours.
     #[error("it doesn't begin like a record")]
     Magic,
-    /// Written by a newer build.
+    /// Whole, but written by a newer build.
     #[error("its format version {0} is unknown to this build")]
     Version(u8),
     /// A record of something else.
@@ -129,6 +138,7 @@ pub struct Header {
     pub index: u64,
     /// Bytes of the body.
     pub len: usize,
+    version: u8,
     sum: u32,
     partial: u32,
 }
@@ -142,9 +152,6 @@ impl Header {
         if header[..3] != MAGIC {
             return Err(Corrupt::Magic);
         }
-        if header[3] != VERSION {
-            return Err(Corrupt::Version(header[3]));
-        }
         let word = |at: usize| {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
@@ -157,12 +164,18 @@ impl Header {
             machine: header[5],
             index: u64::from(word(8)) | u64::from(word(12)) << 32,
             len,
+            version: header[3],
             sum: word(20),
             partial: crc32c::crc32c(&header[..20]),
         })
     }
 
-    /// Checks a body against the header.
+    /// The checksum of the whole record, as the header has it.
+    pub fn sum(&self) -> u32 {
+        self.sum
+    }
+
+    /// Checks a body against the header, and then whether this build knows the version.
     pub fn check(&self, body: &[u8]) -> Result<(), Corrupt> {
         if body.len() < self.len {
             return Err(Corrupt::Truncated(HEADER + body.len()));
@@ -172,6 +185,9 @@ impl Header {
         }
         if crc32c::crc32c_append(self.partial, body) != self.sum {
             return Err(Corrupt::Checksum);
+        }
+        if self.version != VERSION {
+            return Err(Corrupt::Version(self.version));
         }
         Ok(())
     }
@@ -221,22 +237,32 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Corrupt> {
         .map_err(|error| Corrupt::Body(error.to_string()))
 }
 
-/// Encodes a whole state. It is cut into framed pieces afterwards, so it may be long: at 250 bytes
-/// for each of a million sessions, 250 MB; the limit is four times that.
-pub fn encode_state<T: Serialize>(state: &T) -> Result<Vec<u8>, Corrupt> {
-    options(STATE_MAX)
-        .serialize(state)
-        .map_err(|error| Corrupt::Body(error.to_string()))
+/// The longest state. At 250 bytes for each of a million sessions, a directory has 250 MB; the limit is
+/// four times that.
+pub const STATE_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Writes a whole state, piece by piece as it is encoded; the writer sees to [`STATE_MAX`].
+pub fn write_state<T: Serialize>(state: &T, to: impl Write) -> io::Result<()> {
+    // A limit here would make the library walk the state twice, to know its length beforehand.
+    bincode::DefaultOptions::new()
+        .with_fixint_encoding()
+        .serialize_into(to, state)
+        .map_err(|error| state_error(*error))
 }
 
-/// Decodes what [`encode_state`] wrote, and nothing more.
-pub fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Corrupt> {
+/// Reads what [`write_state`] wrote; the caller checks that nothing follows.
+pub fn read_state<T: DeserializeOwned>(from: impl Read) -> io::Result<T> {
     options(STATE_MAX)
-        .deserialize(bytes)
-        .map_err(|error| Corrupt::Body(error.to_string()))
+        .deserialize_from(from)
+        .map_err(|error| state_error(*error))
 }
 
-const STATE_MAX: u64 = 1024 * 1024 * 1024;
+fn state_error(kind: bincode::ErrorKind) -> io::Error {
+    match kind {
+        bincode::ErrorKind::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    }
+}
 
 fn options(limit: u64) -> impl Options {
     bincode::DefaultOptions::new()
@@ -282,6 +308,18 @@ mod tests {
                 "bit {bit}"
             );
         }
+    }
+
+    #[test]
+    fn a_newer_record_is_told_from_a_damaged_one() {
+        let mut newer = GOLDEN.to_vec();
+        newer[3] = 2;
+        let damaged = unframe(Role::Command, 2, &newer.clone().into());
+        assert_eq!(damaged, Err(Corrupt::Checksum));
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&newer[..20]), &newer[HEADER..]);
+        newer[20..24].copy_from_slice(&sum.to_le_bytes());
+        let future = unframe(Role::Command, 2, &newer.into());
+        assert_eq!(future, Err(Corrupt::Version(2)));
     }
 
     #[test]
