@@ -6,14 +6,13 @@
 
 mod world;
 
-use arc_swap::ArcSwap;
 use futures::future::join_all;
 use pontoon_proto::id::{
     FunctionId, NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId,
 };
 use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::{Command, Effect, Reply};
-use pontoon_raft::group::{Group, Setup, Timing};
+use pontoon_raft::group::{Group, Setup};
 use pontoon_raft::machine::{Clock, Machine};
 use pontoon_raft::store::Store;
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
-use world::{CLUSTER, GROUP, LONG, Net, Port, eventually};
+use world::{LONG, eventually};
 
 const AT: NodeBoot = NodeBoot {
     node: NodeId(1),
@@ -203,21 +202,8 @@ impl Node {
         let store = world::open(dir).await;
         let (boot, at) = watch::channel(AT);
         let setup = Setup {
-            id: GROUP,
-            generation: 1,
-            cluster: CLUSTER,
-            at,
-            transport: Arc::new(Port {
-                from: AT.node,
-                net: Arc::new(Net::default()),
-            }),
-            timing: Timing::LAN,
             snapshot_every: u64::MAX,
-            data_dir: dir.into(),
-            store: store.clone(),
-            stands_first: true,
-            voters: [AT.node].into(),
-            roster: Arc::new(ArcSwap::from_pointee(vec![AT.node])),
+            ..world::setup(at, &Arc::default(), dir, &store, &[AT.node].into())
         };
         let group = Group::start(setup, Timed(state)).await.unwrap();
         Node {

@@ -11,6 +11,7 @@ pub(crate) mod watch;
 use crate::catalog::Catalog;
 use crate::catalog::command::{self as catalog, Pace, Standing, Survive};
 use crate::clock;
+use crate::cluster::Distance;
 use crate::group::Group;
 use crate::group::beat::CONNECTED;
 use crate::group::members::{Change, Members};
@@ -20,7 +21,6 @@ use crate::placement::{self, Place};
 use plan::{Seat, Step, View};
 use pontoon_proto::id::{GroupId, NodeId, RegionId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the leader looks.
@@ -39,9 +39,6 @@ const LAN_LIMIT: Duration = Duration::from_millis(30);
 
 /// How long a step's line in the audit trail may take; it is not waited for twice.
 const NOTE: Duration = Duration::from_secs(5);
-
-/// The measured round trip to a node; none while it does not answer.
-pub type Distance = Arc<dyn Fn(NodeId) -> Option<Duration> + Send + Sync>;
 
 /// What the autopilot needs to know besides the group.
 pub(crate) struct Scene<'a> {

@@ -132,6 +132,9 @@ impl View {
     /// Moves the voters towards those that are wanted: by an exchange, else by more, else by fewer.
     fn vote(&self, voters: &BTreeSet<u64>) -> Option<Step> {
         let wanted = self.wanted(voters);
+        if wanted.is_empty() {
+            return None;
+        }
         let more: Vec<u64> = wanted
             .difference(voters)
             .copied()
@@ -160,23 +163,22 @@ impl View {
             let mut next = voters.clone();
             next.extend(&come);
             next.retain(|member| !go.contains(member));
-            if self.is_safe(voters, &next, &wanted) {
-                return Some(self.leave_first(voters, next));
+            if self.is_safe(voters, &next, &wanted)
+                && let Some(step) = self.leave_first(voters, next)
+            {
+                return Some(step);
             }
         }
         None
     }
 
-    /// A leader that won't vote any more lets another one lead first.
-    fn leave_first(&self, voters: &BTreeSet<u64>, next: BTreeSet<u64>) -> Step {
+    /// A leader that won't vote any more lets one of those that stay lead first.
+    fn leave_first(&self, voters: &BTreeSet<u64>, next: BTreeSet<u64>) -> Option<Step> {
         if next.contains(&self.me) {
-            return Step::Vote(next);
+            return Some(Step::Vote(next));
         }
         let staying: BTreeSet<u64> = voters.intersection(&next).copied().collect();
-        match self.successor(&staying) {
-            Some(successor) => Step::HandOver(successor),
-            None => Step::Vote(next),
-        }
+        self.successor(&staying).map(Step::HandOver)
     }
 
     /// The members that shall vote: each wanted node as the member that it is now. While deaths alone

@@ -245,6 +245,23 @@ fn a_node_that_was_removed_hands_over_and_goes() {
 }
 
 #[test]
+fn h_23_a_recovered_group_goes_home_without_a_moment_on_one_voter_elsewhere() {
+    let mut view = world(Some(1), Survive::Zone, &[4]);
+    view.me = m(4);
+    for node in 1..=3 {
+        view.seat(node).heard = None;
+        view.learners.remove(&m(node));
+    }
+    assert_eq!(next(&view), None, "home is out of reach");
+    for node in 1..=3 {
+        let again = member(NodeId(node), 1, 1);
+        view.seat(node).heard = Some((again, Pace::Wan));
+    }
+    let history = view.settle();
+    assert_eq!(history, [vec![1, 2, 4], vec![1, 2, 3]]);
+}
+
+#[test]
 fn what_a_leader_before_began_is_finished_first() {
     let mut view = world(Some(1), Survive::Region, &[1, 2, 4]);
     view.voters.push(set(&[1, 2, 5]));

@@ -1,8 +1,9 @@
 //! What the catalog is told about the network: who is dead, and how far apart the regions are.
 
-use super::{Distance, Scene};
+use super::Scene;
 use crate::catalog::Catalog;
 use crate::catalog::command::{Command, Reply, Standing};
+use crate::cluster::Distance;
 use crate::directory::Directory;
 use crate::group::{FORMAT, Group};
 use pontoon_proto::id::RegionId;

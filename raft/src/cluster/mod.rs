@@ -12,7 +12,7 @@ mod follow;
 mod founding;
 mod replica;
 
-use crate::autopilot::{self, Distance, Scene};
+use crate::autopilot::{self, Scene};
 use crate::catalog::Catalog;
 use crate::catalog::command::Survive;
 use crate::clock;
@@ -46,6 +46,9 @@ pub struct Member {
     /// The name of its region.
     pub region: String,
 }
+
+/// The measured round trip to a node; none while it does not answer.
+pub type Distance = Arc<dyn Fn(NodeId) -> Option<Duration> + Send + Sync>;
 
 /// What a node's groups need to know.
 pub struct Options {

@@ -9,7 +9,7 @@ use super::network::{Transport, Unreachable};
 use super::peer::Origin;
 use super::propose::{self, Outcome, Proposal};
 use super::read::Shared;
-use super::types::{self, Timing, TypeConfig};
+use super::types::{Timing, TypeConfig};
 use crate::catalog::command::Pace;
 use crate::clock::{self, Instant};
 use crate::codec::{self, Role};

@@ -348,6 +348,12 @@ impl<M: Machine> Group<M> {
         self.0.published.effects.subscribe()
     }
 
+    /// Changes whenever the state has moved without effects: by a snapshot, by the replay of a start,
+    /// by another incarnation. Whoever acts on effects reconciles then.
+    pub fn restored(&self) -> watch::Receiver<u64> {
+        self.0.published.restored.subscribe()
+    }
+
     /// The index of the last applied entry, as it changes.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.published.applied.subscribe()

@@ -122,7 +122,9 @@ impl Snapshots {
         let Some(path) = self.finished()?.into_iter().max() else {
             return Ok(false);
         };
-        let index = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        let index = path
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
         SnapshotFile { path }.read()?;
         Ok(index.is_some_and(|index| index + 1 >= first))
     }
