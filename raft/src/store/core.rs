@@ -191,6 +191,12 @@ impl Core {
         None
     }
 
+    /// Why nothing is acknowledged any more.
+    #[cfg(test)]
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
     /// Whether somebody waits for a commit.
     pub(super) fn is_waited_for(&self) -> bool {
         !self.waiting.is_empty()

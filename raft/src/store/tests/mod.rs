@@ -5,6 +5,7 @@ mod damage;
 mod failure;
 mod full;
 mod model;
+mod real;
 mod simulated;
 
 use super::engine::VALUE_MAX;
