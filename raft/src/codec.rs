@@ -23,6 +23,7 @@ use bincode::Options;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::{self, Read, Write};
 
 /// The bytes before a body.
 pub const HEADER: usize = 24;
@@ -236,22 +237,32 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Corrupt> {
         .map_err(|error| Corrupt::Body(error.to_string()))
 }
 
-/// Encodes a whole state. It is cut into framed pieces afterwards, so it may be long: at 250 bytes
-/// for each of a million sessions, 250 MB; the limit is four times that.
-pub fn encode_state<T: Serialize>(state: &T) -> Result<Vec<u8>, Corrupt> {
-    options(STATE_MAX)
-        .serialize(state)
-        .map_err(|error| Corrupt::Body(error.to_string()))
+/// The longest state. At 250 bytes for each of a million sessions, a directory has 250 MB; the limit is
+/// four times that.
+pub const STATE_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Writes a whole state, piece by piece as it is encoded; the writer sees to [`STATE_MAX`].
+pub fn write_state<T: Serialize>(state: &T, to: impl Write) -> io::Result<()> {
+    // A limit here would make the library walk the state twice, to know its length beforehand.
+    bincode::DefaultOptions::new()
+        .with_fixint_encoding()
+        .serialize_into(to, state)
+        .map_err(|error| state_error(*error))
 }
 
-/// Decodes what [`encode_state`] wrote, and nothing more.
-pub fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Corrupt> {
+/// Reads what [`write_state`] wrote; the caller checks that nothing follows.
+pub fn read_state<T: DeserializeOwned>(from: impl Read) -> io::Result<T> {
     options(STATE_MAX)
-        .deserialize(bytes)
-        .map_err(|error| Corrupt::Body(error.to_string()))
+        .deserialize_from(from)
+        .map_err(|error| state_error(*error))
 }
 
-const STATE_MAX: u64 = 1024 * 1024 * 1024;
+fn state_error(kind: bincode::ErrorKind) -> io::Error {
+    match kind {
+        bincode::ErrorKind::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    }
+}
 
 fn options(limit: u64) -> impl Options {
     bincode::DefaultOptions::new()

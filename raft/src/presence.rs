@@ -30,10 +30,15 @@ pub(crate) async fn live(group: Group<Directory>, boots: Arc<Boots>) {
     let mut present = boots.watch();
     loop {
         let at = *present.borrow_and_update();
+        let generation = group.generation();
         if !announce(&group, &boots, at).await {
             continue;
         }
         loop {
+            // Another incarnation may not know of this boot.
+            if group.generation() != generation {
+                break;
+            }
             if group.state().boot_over(at) {
                 boots.raise(at).await;
             }

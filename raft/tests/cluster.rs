@@ -6,87 +6,10 @@
 
 mod world;
 
-use pontoon_proto::id::{GroupId, NodeBoot, NodeId, RegionId, RequestId};
-use pontoon_raft::catalog::command::Survive;
-use pontoon_raft::cluster::{Cluster, Member, Options};
+use pontoon_proto::id::{GroupId, NodeBoot, NodeId, RegionId};
 use pontoon_raft::directory::command::{Command, Reply};
-use pontoon_raft::group::Timing;
-use pontoon_raft::identity::Identity;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
-use tempfile::TempDir;
-use world::{CLUSTER, LONG, Net, Port, eventually};
-
-struct Nodes {
-    net: Arc<Net>,
-    dir: TempDir,
-    members: Vec<Member>,
-    running: BTreeMap<u32, Cluster>,
-}
-
-impl Nodes {
-    fn new(regions: &[&str]) -> Nodes {
-        let member = |(number, region): (u32, &&str)| Member {
-            node: NodeId(number),
-            name: format!("node-{number}"),
-            region: (*region).into(),
-        };
-        Nodes {
-            net: Arc::default(),
-            dir: tempfile::tempdir().unwrap(),
-            members: (1..).zip(regions).map(member).collect(),
-            running: BTreeMap::new(),
-        }
-    }
-
-    async fn up(&mut self, number: u32) {
-        let node = NodeId(number);
-        let member = self.members[number as usize - 1].clone();
-        let data_dir = self.dir.path().join(&member.name);
-        let open = || async { Identity::open(&data_dir, CLUSTER, &member.name, node).ok() };
-        let identity = eventually("the data folder", open).await;
-        let options = Options {
-            data_dir: data_dir.clone(),
-            name: member.name.clone(),
-            region: member.region.clone(),
-            members: self.members.clone(),
-            cluster_id: CLUSTER,
-            timing: Timing::LAN,
-            survive: Survive::Region,
-            node_lost_after: Duration::from_secs(2),
-            transport: Arc::new(Port {
-                from: node,
-                net: self.net.clone(),
-            }),
-        };
-        let cluster = Cluster::start(identity, options).await.unwrap();
-        self.net.add_cluster(node, cluster.clone());
-        self.running.insert(number, cluster);
-    }
-
-    async fn down(&mut self, number: u32) {
-        self.net.remove(NodeId(number));
-        self.running.remove(&number).unwrap().stop().await;
-    }
-
-    /// Until every node runs every region and is connected to it.
-    async fn ready(&self, regions: usize) {
-        for cluster in self.running.values() {
-            eventually("all regions", || async {
-                let groups = cluster.regions();
-                let connected = groups.iter().all(|(_, group)| group.connected());
-                (groups.len() == regions && connected && cluster.catalog().connected())
-                    .then_some(())
-            })
-            .await;
-        }
-    }
-}
-
-fn request(region: u16, seed: u8) -> RequestId {
-    RequestId::mint(RegionId(region), [seed; 16])
-}
+use world::nodes::{Nodes, request};
+use world::{LONG, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_regions_are_born_and_come_back_from_disk() {

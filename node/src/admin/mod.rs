@@ -2,11 +2,12 @@
 //!
 //! Any node answers: lists come from its own replicas, writes are forwarded to the catalog's leader,
 //! and one session is asked of its home group. [`access`] says who may do what, [`view`] how records
-//! look on the wire, [`read`] and [`write`] do the work; [`service`] is one line per verb.
+//! look on the wire, [`read`], [`write`] and [`members`] do the work; [`service`] is one line per verb.
 //!
 //! Every refusal says what to do about it, and none repeats a secret.
 
 mod access;
+mod members;
 mod read;
 mod service;
 #[cfg(test)]

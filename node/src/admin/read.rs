@@ -4,16 +4,13 @@ use super::{Context, GROUP_WAIT, view};
 use pontoon_proto::admin as pb;
 use pontoon_proto::id::{FunctionId, GroupId, RegionId, RequestId, TenantId};
 use pontoon_raft::catalog::Catalog;
-use pontoon_raft::catalog::command::Region;
+use pontoon_raft::catalog::command::{Node, Region};
 use pontoon_raft::directory::Directory;
 use pontoon_raft::group::Group;
 use pontoon_raft::machine::Machine;
 use std::str::FromStr;
 use std::sync::Arc;
 use tonic::Status;
-
-/// The version of the entry format that this build proposes.
-const FORMAT: u32 = 1;
 
 /// How many sessions a list holds when nothing is asked for, and at most.
 const SESSIONS: usize = 1_000;
@@ -26,39 +23,44 @@ impl Context {
 
     pub(super) fn show_cluster(&self) -> pb::Cluster {
         let me = self.peers.me();
+        let catalog = self.catalog();
         pb::Cluster {
             id: hex(&me.cluster),
             answered_by: me.name.clone(),
-            format: FORMAT,
-            regions: self
-                .catalog()
+            format: u32::from(catalog.format()),
+            regions: catalog
                 .regions()
-                .map(|region| view::region(region))
+                .map(|region| view::region(&catalog, region))
                 .collect(),
+            autopilot: catalog.settings().autopilot,
         }
     }
 
     pub(super) fn list_nodes(&self) -> pb::ListNodesReply {
         let catalog = self.catalog();
-        let own = self.peers.at().node;
-        let nodes = catalog.nodes().map(|node| {
-            let rtt = self.peers.rtt(node.at.node);
-            pb::Node {
-                name: node.name.clone(),
-                id: u64::from(node.at.node.0),
-                region: region_name(&catalog, node.region),
-                boot: node.at.boot,
-                client: node.client.clone(),
-                worker: node.worker.clone(),
-                peer: node.peer.clone(),
-                admin: node.admin.clone(),
-                ops: node.ops.clone(),
-                reachable: node.at.node == own || rtt.is_some(),
-                rtt_us: rtt.map_or(0, |rtt| rtt.as_micros().max(1) as u64),
-            }
-        });
+        let nodes = catalog.nodes().map(|node| self.show_node(&catalog, node));
         pb::ListNodesReply {
             nodes: nodes.collect(),
+        }
+    }
+
+    pub(super) fn show_node(&self, catalog: &Catalog, node: &Node) -> pb::Node {
+        let own = self.peers.at().node;
+        let rtt = self.peers.rtt(node.at.node);
+        pb::Node {
+            name: node.name.clone(),
+            id: u64::from(node.at.node.0),
+            region: region_name(catalog, node.region),
+            boot: node.at.boot,
+            client: node.client.clone(),
+            worker: node.worker.clone(),
+            peer: node.peer.clone(),
+            admin: node.admin.clone(),
+            ops: node.ops.clone(),
+            reachable: node.at.node == own || rtt.is_some(),
+            rtt_us: rtt.map_or(0, |rtt| rtt.as_micros().max(1) as u64),
+            standing: view::standing(node.standing).into(),
+            life: node.life,
         }
     }
 
@@ -106,6 +108,8 @@ impl Context {
             connected: group.connected(),
             failure_tolerance: (alive as i32 - quorum as i32).max(-1),
             state_hash: String::new(),
+            pace: view::pace(group.pace()).into(),
+            failed: status.failed.unwrap_or_default(),
         };
         if with_hash {
             let group = group.clone();

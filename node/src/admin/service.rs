@@ -26,6 +26,48 @@ impl Admin for Service {
         Ok(Response::new(self.0.list_nodes()))
     }
 
+    async fn remove_node(&self, request: Request<pb::RemoveNodeRequest>) -> Answer<pb::Node> {
+        let caller = self.0.admit(&request, Role::Admin).await?;
+        self.0.remove_node(caller, request.into_inner()).await
+    }
+
+    async fn set_survive(&self, request: Request<pb::SetSurviveRequest>) -> Answer<pb::Region> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0.set_survive(caller, request.into_inner()).await
+    }
+
+    async fn recover_region(
+        &self,
+        request: Request<pb::RecoverRegionRequest>,
+    ) -> Answer<pb::Region> {
+        let caller = self.0.admit(&request, Role::Admin).await?;
+        self.0.recover_region(caller, request.into_inner()).await
+    }
+
+    async fn remove_region(
+        &self,
+        request: Request<pb::RemoveRegionRequest>,
+    ) -> Answer<pb::Region> {
+        let caller = self.0.admit(&request, Role::Admin).await?;
+        self.0.remove_region(caller, request.into_inner()).await
+    }
+
+    async fn set_autopilot(
+        &self,
+        request: Request<pb::SetAutopilotRequest>,
+    ) -> Answer<pb::Cluster> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0.set_autopilot(caller, request.into_inner()).await
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<pb::ListAuditRequest>,
+    ) -> Answer<pb::ListAuditReply> {
+        self.0.admit(&request, Role::Viewer).await?;
+        Ok(Response::new(self.0.list_audit(request.get_ref().limit)))
+    }
+
     async fn list_groups(
         &self,
         request: Request<pb::ListGroupsRequest>,

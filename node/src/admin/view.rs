@@ -2,10 +2,11 @@
 
 use super::access;
 use pontoon_proto::admin as pb;
-use pontoon_proto::id::{NodeId, RequestId};
+use pontoon_proto::id::{NodeId, RegionId, RequestId};
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{
-    Function, Key, KeyKind, Pin, Region, Survive, Tenant, Version, VersionPolicy, VersionState,
+    Function, Key, KeyKind, Pace, Pin, Region, Standing, Survive, Tenant, Version, VersionPolicy,
+    VersionState,
 };
 use pontoon_raft::directory::command::{DrainReason, EndReason};
 use pontoon_raft::directory::{Directory, Session, State, Worker};
@@ -17,7 +18,11 @@ pub(super) fn node_name(catalog: &Catalog, node: NodeId) -> String {
         .map_or_else(|| format!("node {node}"), |known| known.name.clone())
 }
 
-pub(super) fn region(region: &Region) -> pb::Region {
+pub(super) fn region(catalog: &Catalog, region: &Region) -> pb::Region {
+    let name = |number: &RegionId| {
+        let known = catalog.region(*number);
+        known.map_or_else(|| number.to_string(), |known| known.name.clone())
+    };
     pb::Region {
         name: region.name.clone(),
         number: u32::from(region.number.0),
@@ -27,6 +32,24 @@ pub(super) fn region(region: &Region) -> pb::Region {
         }
         .into(),
         generation: region.generation,
+        pace: pace(region.pace).into(),
+        nearest: region.nearest.iter().map(name).collect(),
+        gone: region.gone,
+    }
+}
+
+pub(super) fn pace(pace: Pace) -> &'static str {
+    match pace {
+        Pace::Lan => "lan",
+        Pace::Wan => "wan",
+    }
+}
+
+pub(super) fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Member => "member",
+        Standing::Dead => "dead",
+        Standing::Removed => "removed",
     }
 }
 

@@ -190,7 +190,7 @@ impl Context {
 
     /// Proposes to the catalog; done when it is applied here and at every node that answers. `id`
     /// names what is written, for the case that its outcome stays unknown.
-    async fn write(&self, command: Command, id: &str) -> Result<Written, Status> {
+    pub(super) async fn write(&self, command: Command, id: &str) -> Result<Written, Status> {
         let group = self.cluster.catalog();
         let proposed = group.propose(command, GROUP_WAIT).await.map_err(|error| match error {
             ProposeError::Unavailable => Status::unavailable(
@@ -207,7 +207,10 @@ impl Context {
             Reply::Conflict(text) => return Err(Status::already_exists(text)),
             Reply::NotFound(text) => return Err(Status::not_found(text)),
             Reply::Invalid(text) => return Err(Status::invalid_argument(text)),
-            Reply::Stale => return Err(Status::internal("the catalog called a write stale")),
+            Reply::Refused(text) => return Err(Status::failed_precondition(text)),
+            Reply::Stale | Reply::Admitted { .. } => {
+                return Err(Status::internal("the catalog answered something else"));
+            }
         }
         // It is committed; that a replica lags is no failure of the verb.
         let (own, others) = tokio::join!(
@@ -248,13 +251,13 @@ impl Context {
 
 /// A committed write, and who does not know of it yet.
 #[derive(Default)]
-struct Written {
+pub(super) struct Written {
     laggards: Vec<String>,
 }
 
 impl Written {
     /// The answer, with the laggards' names in its metadata.
-    fn with<T>(self, answer: T) -> Response<T> {
+    pub(super) fn with<T>(self, answer: T) -> Response<T> {
         let mut response = Response::new(answer);
         // Node names are DNS labels.
         if let Ok(names) = self.laggards.join(",").parse()

@@ -8,6 +8,7 @@
 pub mod exit;
 
 mod client;
+mod members;
 mod nouns;
 mod table;
 mod verbs;
@@ -97,7 +98,7 @@ fn run(command: Command) -> Result<(), Failure> {
                 .map_err(|stop| Failure::new(Code::of(stop.code), stop.text)),
             Command::Node(Node {
                 verb: Some(verb), ..
-            }) => print(&verbs::node(verb).await?),
+            }) => print(&members::node(verb).await?),
             Command::Node(Node { run, .. }) => {
                 let options = run.ok_or_else(|| {
                     let hint = "say which: `pontoon node --config FILE` runs a node, `pontoon node list` lists them";

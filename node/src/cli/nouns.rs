@@ -43,6 +43,12 @@ pub(super) enum Noun {
     /// The replicated groups: the catalog and one per region.
     #[command(subcommand)]
     Group(GroupVerb),
+    /// The regions: what their groups outlive, how they are recovered and removed.
+    #[command(subcommand)]
+    Region(RegionVerb),
+    /// What operators and the autopilot did.
+    #[command(subcommand)]
+    Audit(AuditVerb),
     /// The workers that are attached.
     #[command(subcommand)]
     Worker(WorkerVerb),
@@ -67,6 +73,93 @@ pub(super) enum Noun {
 pub(super) enum ClusterVerb {
     /// Identity and regions.
     Show(Ask),
+    /// Lets memberships change by themselves, or not: pause it before you do something by hand.
+    Autopilot {
+        /// What it becomes.
+        #[arg(value_enum)]
+        state: Switch,
+        /// Only say what it is.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// Whether something may act.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Switch {
+    /// It may not.
+    Pause,
+    /// It may.
+    Resume,
+}
+
+/// What a region's group outlives.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Survive {
+    /// The loss of any one region, this one included.
+    Region,
+    /// The loss of nodes of its own region.
+    Zone,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum RegionVerb {
+    /// All regions.
+    List(Ask),
+    /// Changes what a region's group outlives; its voters move step by step.
+    Survive {
+        /// The region.
+        name: String,
+        /// What it outlives from now on.
+        #[arg(value_enum)]
+        what: Survive,
+        /// Only say what it is.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Lets a region's group that has lost its quorum for good go on from one node's replica, under a
+    /// new generation. What that replica lacks is lost; the old voters are refused for good.
+    Recover {
+        /// The region.
+        name: String,
+        /// The node to go on from: the one with the highest `applied` in `pontoon group show`.
+        #[arg(long, value_name = "NODE")]
+        seed: String,
+        /// Says that what the seed lacks may be lost.
+        #[arg(long, required = true)]
+        accept_loss: bool,
+        /// Only check.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Takes a region without nodes out for good, and its sessions with it.
+    Remove {
+        /// The region.
+        name: String,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum AuditVerb {
+    /// The newest writes and autopilot steps, oldest first.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -77,6 +170,16 @@ pub(super) enum NodeVerb {
     Show {
         /// Its name.
         name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Takes a node out for good: its places in all groups go to others. Stop it first, or drain it.
+    Remove {
+        /// Its name.
+        name: String,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         ask: Ask,
     },

@@ -1,10 +1,10 @@
 //! Asks a cluster, verb by verb, and lays the answer out.
 
 use super::client;
+use super::members;
 use super::exit::{Code, Failure};
 use super::nouns::{
-    Ask, ClusterVerb, FunctionVerb, GroupVerb, KeyKind, KeyVerb, NodeVerb, Noun, Output, Pin,
-    Policy, SessionVerb, TenantVerb, VersionState, VersionVerb, WorkerVerb,
+    Ask, FunctionVerb, GroupVerb, KeyKind, KeyVerb, Noun, Output, Pin, Policy, SessionVerb, TenantVerb, VersionState, VersionVerb, WorkerVerb,
 };
 use super::table::{json, list, show};
 use crate::admin::LAGGARDS;
@@ -13,21 +13,8 @@ use pontoon_proto::admin as pb;
 use std::time::Duration;
 use tonic::{Response, Status};
 
-type Answer = Result<String, Failure>;
+pub(super) type Answer = Result<String, Failure>;
 
-const NODE: &[&str] = &[
-    "name",
-    "id",
-    "region",
-    "boot",
-    "reachable",
-    "rtt_us",
-    "client",
-    "worker",
-    "peer",
-    "admin",
-    "ops",
-];
 const GROUP: &[&str] = &[
     "name",
     "number",
@@ -37,6 +24,7 @@ const GROUP: &[&str] = &[
     "voters",
     "learners",
     "failure_tolerance",
+    "pace",
     "term",
     "committed",
     "applied",
@@ -87,7 +75,9 @@ const VERSION: &[&str] = &[
 /// Runs one verb; the answer is what belongs on stdout.
 pub(super) async fn run(noun: Noun) -> Answer {
     match noun {
-        Noun::Cluster(ClusterVerb::Show(ask)) => cluster(&ask).await,
+        Noun::Cluster(verb) => members::cluster(verb).await,
+        Noun::Region(verb) => members::region(verb).await,
+        Noun::Audit(verb) => members::audit(verb).await,
         Noun::Group(verb) => group(verb).await,
         Noun::Worker(WorkerVerb::List { region, ask }) => {
             let request = pb::ListWorkersRequest {
@@ -105,7 +95,7 @@ pub(super) async fn run(noun: Noun) -> Answer {
     }
 }
 
-fn said<R>(ask: &Ask, answer: Result<Response<R>, Status>) -> Result<R, Failure> {
+pub(super) fn said<R>(ask: &Ask, answer: Result<Response<R>, Status>) -> Result<R, Failure> {
     let response = answer.map_err(|status| client::refused(ask, &status))?;
     if let Some(names) = response.metadata().get(LAGGARDS) {
         let names = names.to_str().unwrap_or_default();
@@ -114,40 +104,6 @@ fn said<R>(ask: &Ask, answer: Result<Response<R>, Status>) -> Result<R, Failure>
         ));
     }
     Ok(response.into_inner())
-}
-
-async fn cluster(ask: &Ask) -> Answer {
-    let mut client = client::connect(ask).await?;
-    let cluster = said(ask, client.get_cluster(pb::GetClusterRequest {}).await)?;
-    if ask.output == Output::Json {
-        return Ok(json(&cluster));
-    }
-    Ok(format!(
-        "{}\n{}",
-        show(ask.output, &cluster, &["id", "answered_by", "format"]),
-        list(
-            ask.output,
-            &cluster.regions,
-            &["name", "number", "survive", "generation"]
-        )
-    ))
-}
-
-pub(super) async fn node(verb: NodeVerb) -> Answer {
-    let (NodeVerb::List(ask) | NodeVerb::Show { ask, .. }) = &verb;
-    let mut client = client::connect(ask).await?;
-    let reply = said(ask, client.list_nodes(pb::ListNodesRequest {}).await)?;
-    match &verb {
-        NodeVerb::List(_) => Ok(list(ask.output, &reply.nodes, NODE)),
-        NodeVerb::Show { name, .. } => {
-            let found = reply.nodes.iter().find(|node| node.name == *name);
-            let found = found.ok_or_else(|| {
-                let names = reply.nodes.iter().map(|node| node.name.as_str());
-                unknown("node", name, names)
-            })?;
-            Ok(show(ask.output, found, NODE))
-        }
-    }
 }
 
 async fn group(verb: GroupVerb) -> Answer {
@@ -168,13 +124,13 @@ async fn group(verb: GroupVerb) -> Answer {
             let found = groups.iter().find(|group| group.name == *name);
             let names = groups.iter().map(|group| group.name.as_str());
             let found = found.ok_or_else(|| unknown("group", name, names))?;
-            let fields = [GROUP, &["last_log", "snapshot", "state_hash"]].concat();
+            let fields = [GROUP, &["last_log", "snapshot", "failed", "state_hash"]].concat();
             Ok(show(ask.output, found, &fields))
         }
     }
 }
 
-fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+pub(super) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     let known: Vec<&str> = known.collect();
     Failure::new(
         Code::Other,

@@ -149,8 +149,9 @@ impl Sessions {
             .map_err(|_| Fault::DirectoryUnavailable)?;
         match catalog.region(region) {
             // Known, but its replica here has not started yet.
-            Some(_) => Err(Fault::DirectoryUnavailable),
-            None => Err(Fault::SessionNotFound),
+            Some(region) if !region.gone => Err(Fault::DirectoryUnavailable),
+            // Never born, or gone for good: numbers are not used again.
+            _ => Err(Fault::SessionNotFound),
         }
     }
 }

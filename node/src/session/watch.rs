@@ -1,8 +1,8 @@
 //! Acting on what the directories say.
 //!
 //! Effects are hints, so that a queued open wakes at once and an ended session's tunnels close at
-//! once. Nothing depends on them alone: every [`RECONCILE`], after falling behind, and after a new
-//! boot, what this node holds is compared with its replicas.
+//! once. Nothing depends on them alone: every [`RECONCILE`], after falling behind, after a snapshot,
+//! and after a new boot, what this node holds is compared with its replicas.
 
 use super::{GROUP_WAIT, Sessions};
 use crate::tasks::{self, Kind};
@@ -101,9 +101,15 @@ impl Sessions {
 
     async fn watch(&self, region: RegionId, group: Group<Directory>) {
         let mut effects = group.effects();
+        let mut restored = group.restored();
         let mut reconcile = tokio::time::interval(RECONCILE);
         loop {
             tokio::select! {
+                // A snapshot or a replay brings no effects (H-17).
+                moved = restored.changed() => match moved {
+                    Ok(()) => self.reconcile(region, &group).await,
+                    Err(_) => return std::future::pending().await,
+                },
                 effect = effects.recv() => match effect {
                     Ok(effect) => self.act(effect),
                     Err(RecvError::Lagged(_)) => self.reconcile(region, &group).await,
@@ -155,8 +161,22 @@ impl Sessions {
             }
         }
         let me = self.0.cluster.at();
-        let forgotten: Vec<RequestId> = group
-            .state()
+        let state = group.state();
+        for local in self.0.locals.all() {
+            let id = local.target.id;
+            let carried = local.target.region == region && local.is_carried();
+            let entered = state
+                .session(id)
+                .is_none_or(|session| state.entered(session).any(|at| at.node == me.node));
+            // Its `Enter` was lost, or the directory goes on from before it (H-10, H-23).
+            if carried && !entered {
+                let outcome = self.enter_again_one(group, id).await;
+                if outcome == Err(Fault::SessionNotFound) {
+                    self.ended_here(id);
+                }
+            }
+        }
+        let forgotten: Vec<RequestId> = state
             .entered_at(me.node)
             .filter(|id| self.0.locals.get(*id).is_none() && !self.0.waiters.has(*id))
             .collect();

@@ -1,8 +1,9 @@
 //! The invariants of a directory, and its indexes against a full scan.
 
+use super::Directory;
+use super::image::Image;
 use super::index::{Indexes, Load};
 use super::session::State;
-use super::{Directory, Image};
 use imbl::OrdMap;
 use pontoon_proto::id::{RequestId, VersionId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,6 +130,8 @@ fn indexes(kept: &Indexes, fresh: &Indexes) -> Result<(), String> {
     same("pools", &kept.pools, &fresh.pools)?;
     same("lost", &kept.lost, &fresh.lost)?;
     same("due", &kept.due, &fresh.due)?;
+    same("ends", &kept.ends, &fresh.ends)?;
+    same("tombs", &kept.tombs, &fresh.tombs)?;
     let loads = |of: &Indexes| -> OrdMap<WorkerId, Load> {
         // How high a worker's slots ever went depends on the past; what is free does not.
         of.loads
@@ -143,7 +146,7 @@ fn indexes(kept: &Indexes, fresh: &Indexes) -> Result<(), String> {
             .range((worker, 0)..=(worker, u32::MAX))
             .map(|&(_, slot)| slot)
             .collect();
-        let free = |slot: &u32| *slot < load.top && !kept.slots.contains_key(&(worker, *slot));
+        let free = |slot: &u32| *slot < load.top && !kept.slots.is_taken(worker, *slot);
         ensure(
             holes.iter().all(free) && holes.len() == (load.top - load.used) as usize,
             || format!("index holes of {worker} are {holes:?} below {}", load.top),

@@ -6,6 +6,7 @@
 //! a time.
 
 use super::command::{Effect, EndReason, Reply};
+use super::index::Stake;
 use super::session::{State, TOMBSTONE};
 use super::worker::LOST_MEMORY;
 use super::{Directory, Step, Tomb};
@@ -113,7 +114,7 @@ impl Step<'_> {
         let life = Life {
             over: at.boot,
             over_at: self.now(),
-            sweeping: self.state.indexes.first_stake(at).is_some(),
+            sweeping: self.state.indexes.stakes.first(at).is_some(),
         };
         self.state.put_life(at.node, life);
         self.effects.push(Effect::BootOver { at });
@@ -127,7 +128,7 @@ impl Step<'_> {
             node,
             boot: life.over,
         };
-        while let Some(stake) = self.state.indexes.first_stake(over) {
+        while let Some(stake) = self.state.indexes.stakes.first(over) {
             if !self.spend() {
                 return;
             }
@@ -190,15 +191,4 @@ impl Directory {
         let until = self.clock.after(LOST_MEMORY);
         self.put_lost(id, until);
     }
-}
-
-/// What a node's life has in the directory, so that its end is found without a scan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stake {
-    /// A worker is attached.
-    Attached(WorkerId),
-    /// An open waits.
-    Waiting(RequestId),
-    /// A session is entered.
-    Inside(RequestId),
 }

@@ -3,8 +3,18 @@
 //! All of it follows from sessions, workers, lives and tombstones: a snapshot carries only those, and
 //! [`Indexes`] is built again from them. Every change of a record passes through one of the
 //! `*_changed` functions here, which compare the index keys of the record before and after.
+//!
+//! Read next: [`slots`] and [`stakes`], which have one item per session, and `bulk`, which builds all
+//! of this from a snapshot's records.
 
-use super::expiry::{Due, Life, Stake};
+mod bulk;
+mod slots;
+mod stakes;
+
+pub(super) use slots::Slots;
+pub(super) use stakes::{Stake, Stakes};
+
+use super::expiry::{Due, Life};
 use super::queue::preemptible_from;
 use super::session::{Session, State};
 use super::worker::Worker;
@@ -20,13 +30,13 @@ const ID_MAX: Uuid = Uuid::max();
 #[derive(Clone, Debug, Default)]
 pub(super) struct Indexes {
     /// Which session has which slot.
-    pub(super) slots: OrdMap<(WorkerId, u32), RequestId>,
+    pub(super) slots: Slots,
     /// Free slots below a worker's highest ever used one.
     pub(super) holes: OrdSet<(WorkerId, u32)>,
     /// Preemptible sessions by worker, longest held first.
     pub(super) idle: OrdSet<(WorkerId, Clock, RequestId)>,
     /// What each node's lives have here.
-    pub(super) stakes: OrdSet<Staked>,
+    pub(super) stakes: Stakes,
     /// Waiting opens by version, in arrival order.
     pub(super) queue: OrdSet<(VersionId, u64, RequestId)>,
     /// How many opens of a tenant wait for a version.
@@ -41,8 +51,13 @@ pub(super) struct Indexes {
     pub(super) loads: OrdMap<WorkerId, Load>,
     /// Lost workers that are being swept.
     pub(super) lost: OrdSet<WorkerId>,
-    /// What is due, and when.
+    /// What is due, and when, apart from the next two, of which there may be a million: an item
+    /// here takes 32 bytes, one of theirs 24.
     pub(super) due: OrdSet<(Clock, Due)>,
+    /// When holds and waits are over.
+    pub(super) ends: OrdSet<(Clock, RequestId)>,
+    /// When ended ids may be forgotten.
+    pub(super) tombs: OrdSet<(Clock, RequestId)>,
 }
 
 /// Sums over the ready workers and the queue of one version.
@@ -114,31 +129,23 @@ impl Keys {
     }
 }
 
-/// A node, its boot, and what it has here. Flat, because a [`NodeBoot`] inside would be padded: this
-/// way an item has 32 bytes, and there is one for each entered session.
-pub(super) type Staked = (NodeId, u64, Stake);
-
-fn staked(at: NodeBoot, stake: Stake) -> Staked {
-    (at.node, at.boot, stake)
-}
-
 /// The lives in which a session has something at stake.
-fn stakes(session: Option<&Session>) -> impl Iterator<Item = Staked> + '_ {
+fn stakes(session: Option<&Session>) -> impl Iterator<Item = (NodeBoot, Stake)> + '_ {
     let waiting = session.and_then(|session| match &session.state {
-        State::Queued(waiting) => Some(staked(waiting.at, Stake::Waiting(session.id))),
+        State::Queued(waiting) => Some((waiting.at, Stake::Waiting(session.id))),
         _ => None,
     });
     let inside = session.into_iter().flat_map(|session| {
         let entries = session.entries.iter().filter(|entry| entry.inside);
-        entries.map(|entry| staked(entry.at(), Stake::Inside(session.id)))
+        entries.map(|entry| (entry.at(), Stake::Inside(session.id)))
     });
     waiting.into_iter().chain(inside)
 }
 
-fn attached(worker: Option<&Worker>) -> impl Iterator<Item = Staked> + '_ {
+fn attached(worker: Option<&Worker>) -> impl Iterator<Item = (NodeBoot, Stake)> + '_ {
     worker.into_iter().flat_map(|worker| {
         let open = worker.attachments.iter().filter(|one| one.open);
-        open.map(|one| staked(one.at, Stake::Attached(worker.id)))
+        open.map(|one| (one.at, Stake::Attached(worker.id)))
     })
 }
 
@@ -152,37 +159,20 @@ fn worker_due(worker: Option<&Worker>) -> Option<Clock> {
 }
 
 impl Indexes {
-    /// Builds everything from the records.
-    pub(super) fn of<'a>(
-        workers: impl Iterator<Item = &'a Worker>,
-        sessions: impl Iterator<Item = &'a Session>,
-        lives: impl Iterator<Item = (NodeId, Life)>,
-        tombs: impl Iterator<Item = (RequestId, Clock)>,
-        lost: impl Iterator<Item = (WorkerId, Clock)>,
-    ) -> Indexes {
-        let mut indexes = Indexes::default();
-        workers.for_each(|worker| indexes.worker_changed(None, Some(worker)));
-        sessions.for_each(|session| indexes.session_changed(None, Some(session)));
-        lives.for_each(|(node, life)| indexes.life_changed(node, life));
-        tombs.for_each(|(id, until)| indexes.moved(Due::Tomb(id), None, Some(until)));
-        lost.for_each(|(id, until)| indexes.moved(Due::Lost(id), None, Some(until)));
-        indexes
-    }
-
     /// A session came, changed or went.
     pub(super) fn session_changed(&mut self, before: Option<&Session>, after: Option<&Session>) {
         let Some(id) = after.or(before).map(|session| session.id) else {
             return;
         };
         let (old, new) = (Keys::of(before), Keys::of(after));
-        for stake in stakes(before) {
-            if !stakes(after).any(|one| one == stake) {
-                self.stakes.remove(&stake);
+        for (at, stake) in stakes(before) {
+            if !stakes(after).any(|one| one == (at, stake)) {
+                self.stakes.remove(at, stake);
             }
         }
-        for stake in stakes(after) {
-            if !stakes(before).any(|one| one == stake) {
-                self.stakes.insert(stake);
+        for (at, stake) in stakes(after) {
+            if !stakes(before).any(|one| one == (at, stake)) {
+                self.stakes.insert(at, stake);
             }
         }
         self.moved(Due::Session(id), old.due, new.due);
@@ -219,14 +209,14 @@ impl Indexes {
         new: Option<(WorkerId, u32)>,
     ) {
         if let Some((worker, slot)) = old {
-            self.slots.remove(&(worker, slot));
+            self.slots.free(worker, slot);
             self.holes.insert((worker, slot));
             if let Some(load) = self.loads.get_mut(&worker) {
                 load.used -= 1;
             }
         }
         if let Some((worker, slot)) = new {
-            self.slots.insert((worker, slot), id);
+            self.slots.take(worker, slot, id);
             if let Some(load) = self.loads.get_mut(&worker) {
                 load.used += 1;
                 if slot >= load.top {
@@ -246,14 +236,14 @@ impl Indexes {
         let Some(id) = after.or(before).map(|worker| worker.id) else {
             return;
         };
-        for stake in attached(before) {
-            if !attached(after).any(|one| one == stake) {
-                self.stakes.remove(&stake);
+        for (at, stake) in attached(before) {
+            if !attached(after).any(|one| one == (at, stake)) {
+                self.stakes.remove(at, stake);
             }
         }
-        for stake in attached(after) {
-            if !attached(before).any(|one| one == stake) {
-                self.stakes.insert(stake);
+        for (at, stake) in attached(after) {
+            if !attached(before).any(|one| one == (at, stake)) {
+                self.stakes.insert(at, stake);
             }
         }
         self.moved(Due::Worker(id), worker_due(before), worker_due(after));
@@ -300,11 +290,12 @@ impl Indexes {
         if old == new {
             return;
         }
-        if let Some(old) = old {
-            self.due.remove(&(old, what));
-        }
-        if let Some(new) = new {
-            self.due.insert((new, what));
+        match what {
+            Due::Session(id) => replace(&mut self.ends, id, old, new),
+            Due::Tomb(id) => replace(&mut self.tombs, id, old, new),
+            Due::Queue(_) | Due::Node(_) | Due::Worker(_) | Due::Lost(_) => {
+                replace(&mut self.due, what, old, new);
+            }
         }
     }
 
@@ -421,34 +412,9 @@ impl Indexes {
         hole.map_or_else(top, |&(_, slot)| slot)
     }
 
-    /// The sessions of a worker by slot.
-    pub(super) fn sessions_of(&self, worker: WorkerId) -> impl Iterator<Item = RequestId> + '_ {
-        self.slots
-            .range((worker, 0)..=(worker, u32::MAX))
-            .map(|(_, &id)| id)
-    }
-
     /// The session in the lowest used slot of a worker.
     pub(super) fn first_session_of(&self, worker: WorkerId) -> Option<RequestId> {
-        self.sessions_of(worker).next()
-    }
-
-    /// Something that this boot of a node, or one before it, has here; workers come first.
-    pub(super) fn first_stake(&self, at: NodeBoot) -> Option<Stake> {
-        let from = (at.node, 0, Stake::Attached(WorkerId(ID_MIN)));
-        let to = staked(at, Stake::Inside(RequestId(ID_MAX)));
-        self.stakes
-            .range(from..=to)
-            .next()
-            .map(|&(_, _, stake)| stake)
-    }
-
-    /// What a node has here in boots later than this one.
-    pub(super) fn stakes_after(&self, over: NodeBoot) -> impl Iterator<Item = Stake> + '_ {
-        let boot = over.boot.saturating_add(1);
-        let from = (over.node, boot, Stake::Attached(WorkerId(ID_MIN)));
-        let to = (over.node, u64::MAX, Stake::Inside(RequestId(ID_MAX)));
-        self.stakes.range(from..=to).map(|&(_, _, stake)| stake)
+        self.slots.sessions_of(worker).next()
     }
 
     /// Whether a worker is lost and being swept.
@@ -456,11 +422,34 @@ impl Indexes {
         !self.lost.is_empty() && self.lost.contains(&worker)
     }
 
+    /// What is due first, and when: at one clock in the order of [`Due`].
+    pub(super) fn next_due(&self) -> Option<(Clock, Due)> {
+        let session = |&(at, id): &(Clock, RequestId)| (at, Due::Session(id));
+        let tomb = |&(at, id): &(Clock, RequestId)| (at, Due::Tomb(id));
+        let ends = self.ends.get_min().map(session);
+        let tombs = self.tombs.get_min().map(tomb);
+        let others = self.due.get_min().copied();
+        [ends, tombs, others].into_iter().flatten().min()
+    }
+
     /// The earliest of what is due by now.
     pub(super) fn first_due(&self, now: Clock) -> Option<Due> {
-        self.due
-            .get_min()
+        self.next_due()
             .filter(|(at, _)| *at <= now)
-            .map(|&(_, due)| due)
+            .map(|(_, due)| due)
+    }
+}
+
+fn replace<T: Ord + Clone>(
+    set: &mut OrdSet<(Clock, T)>,
+    what: T,
+    old: Option<Clock>,
+    new: Option<Clock>,
+) {
+    if let Some(old) = old {
+        set.remove(&(old, what.clone()));
+    }
+    if let Some(new) = new {
+        set.insert((new, what));
     }
 }

@@ -10,7 +10,9 @@
 
 mod check;
 pub mod command;
+mod dense;
 mod expiry;
+mod image;
 mod index;
 pub mod queue;
 mod read;
@@ -27,6 +29,7 @@ pub use worker::Worker;
 use crate::machine::{Clock, Machine};
 use command::{Command, Effect, EndReason, Reply};
 use expiry::Due;
+use image::Image;
 use imbl::OrdMap;
 use index::Indexes;
 use pontoon_proto::id::{NodeId, RegionId, RequestId, WorkerId};
@@ -70,83 +73,6 @@ pub struct Directory {
 struct Tomb {
     reason: EndReason,
     until: Clock,
-}
-
-/// The records alone, in key order: what snapshots and the state hash are made of.
-#[derive(Serialize, Deserialize)]
-struct Image {
-    region: RegionId,
-    clock: Clock,
-    bindings: u64,
-    arrivals: u64,
-    sessions: OrdMap<RequestId, Arc<Session>>,
-    workers: OrdMap<WorkerId, Arc<Worker>>,
-    lives: OrdMap<NodeId, Life>,
-    tombs: OrdMap<RequestId, Tomb>,
-    lost: OrdMap<WorkerId, Clock>,
-}
-
-impl From<Directory> for Image {
-    fn from(from: Directory) -> Image {
-        let Directory {
-            region,
-            clock,
-            bindings,
-            arrivals,
-            sessions,
-            workers,
-            lives,
-            tombs,
-            lost,
-            ..
-        } = from;
-        Image {
-            region,
-            clock,
-            bindings,
-            arrivals,
-            sessions,
-            workers,
-            lives,
-            tombs,
-            lost,
-        }
-    }
-}
-
-impl From<Image> for Directory {
-    fn from(from: Image) -> Directory {
-        let Image {
-            region,
-            clock,
-            bindings,
-            arrivals,
-            sessions,
-            workers,
-            lives,
-            tombs,
-            lost,
-        } = from;
-        let indexes = Indexes::of(
-            workers.values().map(Arc::as_ref),
-            sessions.values().map(Arc::as_ref),
-            lives.iter().map(|(&node, &life)| (node, life)),
-            tombs.iter().map(|(&id, tomb)| (id, tomb.until)),
-            lost.iter().map(|(&id, &until)| (id, until)),
-        );
-        Directory {
-            region,
-            clock,
-            bindings,
-            arrivals,
-            sessions,
-            workers,
-            lives,
-            tombs,
-            lost,
-            indexes,
-        }
-    }
 }
 
 /// What is known of a request id.
@@ -291,10 +217,7 @@ impl Machine for Directory {
     }
 
     fn next_due(&self) -> Option<Clock> {
-        self.indexes
-            .due
-            .get_min()
-            .map(|&(at, _)| at.max(self.clock))
+        self.indexes.next_due().map(|(at, _)| at.max(self.clock))
     }
 
     fn tick() -> Command {

@@ -4,7 +4,7 @@
 //! the following ticks.
 
 use super::command::EndReason;
-use super::expiry::Stake;
+use super::index::Stake;
 use super::session::{Session, State};
 use super::worker::Worker;
 use super::{Directory, Found};
@@ -79,6 +79,7 @@ impl Directory {
     pub fn sessions_of(&self, worker: WorkerId) -> impl Iterator<Item = &Session> {
         let lost = self.indexes.is_lost(worker);
         self.indexes
+            .slots
             .sessions_of(worker)
             .filter(move |_| !lost)
             .filter_map(|id| self.session(id))
@@ -140,7 +141,7 @@ impl Directory {
 
     fn stakes_of(&self, node: NodeId) -> impl Iterator<Item = Stake> {
         let boot = self.lives.get(&node).map_or(0, |life| life.over);
-        self.indexes.stakes_after(NodeBoot { node, boot })
+        self.indexes.stakes.after(NodeBoot { node, boot })
     }
 
     /// What is known of an id.

@@ -14,7 +14,7 @@ use super::log::invalid;
 use super::types::{self, LogId, Payload, Replies, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::codec::{self, Corrupt, Role};
 use crate::machine::{Clock, Machine};
-use crate::store::snapshot::{SnapshotFile, Snapshots};
+use crate::store::snapshot::{SnapshotFile, SnapshotReader, SnapshotWriter, Snapshots};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::entry::RaftEntry as _;
@@ -30,7 +30,7 @@ const PUBLISH_EVERY: usize = 64;
 /// What one entry carries.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Batch {
-    /// The meaning of commands; raised with the cluster version. Always 1 so far.
+    /// The meaning of commands; see [`FORMAT`].
     pub(crate) format: u16,
     /// The leader's state clock.
     pub(crate) stamp: Clock,
@@ -38,10 +38,12 @@ pub(crate) struct Batch {
     pub(crate) commands: Vec<Vec<u8>>,
 }
 
-/// The batches that this build can apply.
-pub(crate) const FORMAT: u16 = 1;
+/// The newest entry format that this build applies. What leaders write is a setting of the catalog,
+/// which rises only when every node's build knows it.
+pub const FORMAT: u16 = 1;
 
-type EncodeState = Box<dyn FnOnce() -> Result<Vec<u8>, Corrupt> + Send + Sync>;
+/// Writes a view of a state; seconds for a large one, so it is called where that hurts nobody.
+type WriteState = Box<dyn FnOnce(&mut SnapshotWriter) -> io::Result<()> + Send + Sync>;
 
 /// A typed state machine behind an untyped face, so that the library is built once for all of them.
 pub(crate) trait Applier: Send + Sync + 'static {
@@ -56,10 +58,12 @@ pub(crate) trait Applier: Send + Sync + 'static {
     /// Shows the state to readers, unless they have seen a newer one. `replaying`: more entries
     /// follow that were in the log at the start.
     fn publish(&mut self, index: u64, replaying: bool);
+    /// The first byte of this machine's records.
+    fn kind(&self) -> u8;
     /// Takes a view of the present state, to be encoded elsewhere.
-    fn view(&self) -> EncodeState;
-    /// Replaces the state.
-    fn restore(&mut self, state: &[u8]) -> Result<(), Corrupt>;
+    fn view(&self) -> WriteState;
+    /// Replaces the state by one that is read from a file, if all of it is right.
+    fn restore(&mut self, state: SnapshotReader) -> io::Result<()>;
 }
 
 /// The one [`Applier`].
@@ -94,7 +98,7 @@ impl<M: Machine> Applier for Typed<M> {
     ) -> Result<Replies, Corrupt> {
         let (_, body) = codec::unframe(Role::Batch, M::KIND, record)?;
         let batch: Batch = codec::decode(&body)?;
-        if batch.format != FORMAT {
+        if !(1..=FORMAT).contains(&batch.format) {
             return Err(Corrupt::Version(batch.format.min(255) as u8));
         }
         let now = self.machine.clock().advanced_to(batch.stamp);
@@ -131,13 +135,22 @@ impl<M: Machine> Applier for Typed<M> {
         }
     }
 
-    fn view(&self) -> EncodeState {
-        let machine = self.machine.clone();
-        Box::new(move || codec::encode_state(&machine))
+    fn kind(&self) -> u8 {
+        M::KIND
     }
 
-    fn restore(&mut self, state: &[u8]) -> Result<(), Corrupt> {
-        self.machine = codec::decode_state(state)?;
+    fn view(&self) -> WriteState {
+        let machine = self.machine.clone();
+        Box::new(move |writer| codec::write_state(&machine, writer))
+    }
+
+    fn restore(&mut self, mut state: SnapshotReader) -> io::Result<()> {
+        if state.machine() != M::KIND {
+            return Err(invalid("the snapshot is of another kind of machine"));
+        }
+        let machine = codec::read_state(&mut state)?;
+        state.finish()?;
+        self.machine = machine;
         self.silent = true;
         Ok(())
     }
@@ -145,7 +158,8 @@ impl<M: Machine> Applier for Typed<M> {
 
 /// What the consensus library drives.
 pub(crate) struct Replica {
-    applier: Box<dyn Applier>,
+    /// None while a state is being read elsewhere, and after that has failed.
+    applier: Option<Box<dyn Applier>>,
     snapshots: Snapshots,
     last: Option<LogId>,
     membership: StoredMembership,
@@ -161,17 +175,12 @@ impl Replica {
         replayed_upto: Option<u64>,
     ) -> Self {
         Self {
-            applier,
+            applier: Some(applier),
             snapshots,
             last: None,
             membership: StoredMembership::default(),
             replayed_upto,
         }
-    }
-
-    /// Whether entries follow this one that were in the log at the start.
-    fn replaying(&self, index: u64) -> bool {
-        self.replayed_upto.is_some_and(|upto| index < upto)
     }
 
     fn meta(&self) -> SnapshotMeta {
@@ -180,6 +189,15 @@ impl Replica {
             last_membership: self.membership.clone(),
         }
     }
+}
+
+/// Whether entries follow this one that were in the log at the start.
+fn replaying(upto: Option<u64>, index: u64) -> bool {
+    upto.is_some_and(|upto| index < upto)
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the state was lost when a snapshot could not be read")
 }
 
 impl RaftStateMachine<TypeConfig> for Replica {
@@ -195,6 +213,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         let mut answers = Vec::new();
+        let applier = self.applier.as_mut().ok_or_else(gone)?;
         while let Some(next) = entries.next().await {
             let mut next = Some(next);
             for _ in 0..PUBLISH_EVERY {
@@ -209,8 +228,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
                 let fresh = self.replayed_upto.is_none_or(|upto| id.index > upto);
                 let replies = match entry.payload {
                     Payload::Blank => Replies::default(),
-                    Payload::Normal(record) => self
-                        .applier
+                    Payload::Normal(record) => applier
                         .apply(id.index, &record.0, fresh, responder.is_some())
                         .map_err(|why| {
                             invalid(format!("entry {} can't be applied: {why}", id.index))
@@ -224,7 +242,7 @@ impl RaftStateMachine<TypeConfig> for Replica {
                 answers.extend(responder.map(|responder| (responder, replies)));
             }
             if let Some(last) = self.last {
-                self.applier.publish(last.index, self.replaying(last.index));
+                applier.publish(last.index, replaying(self.replayed_upto, last.index));
             }
             for (responder, replies) in answers.drain(..) {
                 responder.send(replies);
@@ -234,9 +252,10 @@ impl RaftStateMachine<TypeConfig> for Replica {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
+        let applier = self.applier.as_ref();
         Builder {
             meta: self.meta(),
-            view: Some(self.applier.view()),
+            view: applier.map(|applier| (applier.kind(), applier.view())),
             snapshots: self.snapshots.clone(),
         }
     }
@@ -248,16 +267,20 @@ impl RaftStateMachine<TypeConfig> for Replica {
     ) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        let (_, state) = blocking(move || {
-            let read = snapshot.read()?;
+        let replaying = replaying(self.replayed_upto, index);
+        let mut applier = self.applier.take().ok_or_else(gone)?;
+        // Reading a million sessions takes seconds, and letting go of those of the state before does
+        // too: nothing for a thread of the runtime.
+        let reading = blocking(move || {
+            let (_, state) = snapshot.open()?;
+            applier.restore(state)?;
             snapshots.place(index, snapshot)?;
-            Ok(read)
-        })
-        .await?;
-        self.applier.restore(&state).map_err(invalid)?;
+            applier.publish(index, replaying);
+            Ok(applier)
+        });
+        self.applier = Some(reading.await?);
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.applier.publish(index, self.replaying(index));
         Ok(())
     }
 
@@ -277,7 +300,7 @@ type Snapshot1 = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 /// Writes a view of a state to disk.
 pub(crate) struct Builder {
     meta: SnapshotMeta,
-    view: Option<EncodeState>,
+    view: Option<(u8, WriteState)>,
     snapshots: Snapshots,
 }
 
@@ -285,7 +308,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot1, io::Error> {
-        let view = self
+        let (machine, view) = self
             .view
             .take()
             .ok_or_else(|| io::Error::other("a view is built once"))?;
@@ -293,11 +316,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let snapshots = self.snapshots.clone();
         let index = meta.last_log_id.map_or(0, |id| id.index);
         let body = types::meta_body(&meta).map_err(invalid)?;
-        let snapshot = blocking(move || {
-            let state = view().map_err(invalid)?;
-            snapshots.write(index, &body, &state)
-        })
-        .await?;
+        let snapshot = blocking(move || snapshots.write(index, machine, &body, view)).await?;
         Ok(Snapshot { meta, snapshot })
     }
 }

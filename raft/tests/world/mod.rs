@@ -7,6 +7,7 @@
 )]
 
 pub mod ledger;
+pub mod nodes;
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -18,11 +19,14 @@ use pontoon_proto::peer as pb;
 use pontoon_raft::cluster::Cluster;
 use pontoon_raft::group::network::{Transport, Unreachable};
 use pontoon_raft::group::serve::{Refused, Registry};
-use pontoon_raft::group::{Group, Setup, Timing};
+use pontoon_raft::catalog::command::Pace;
+use pontoon_raft::group::{Birth, Group, Setup, Timing};
+use pontoon_raft::member::member;
 use pontoon_raft::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -293,21 +297,8 @@ impl World {
         let (boot, at) = watch::channel(NodeBoot { node: id, boot: 1 });
         let registry = Arc::new(Registry::new(CLUSTER));
         let setup = Setup {
-            id: GROUP,
-            generation: 1,
-            cluster: CLUSTER,
-            at,
-            transport: Arc::new(Port {
-                from: id,
-                net: self.net.clone(),
-            }),
-            timing: Timing::LAN,
             snapshot_every: self.snapshot_every,
-            data_dir: dir,
-            store: store.clone(),
-            stands_first: node == 1,
-            voters: self.voters.clone(),
-            roster: Arc::new(ArcSwap::from_pointee(self.voters.iter().copied().collect())),
+            ..setup(at, &self.net, &dir, &store, &self.voters)
         };
         let group = Group::start(setup, Ledger::default()).await.unwrap();
         registry.add(&group);
@@ -360,6 +351,39 @@ impl World {
             self.net.cut(NodeId(node), *other, cut);
             self.net.cut(*other, NodeId(node), cut);
         }
+    }
+}
+
+/// What one of some first voters starts its replica with.
+pub fn setup(
+    at: watch::Receiver<NodeBoot>,
+    net: &Arc<Net>,
+    dir: &Path,
+    store: &Store,
+    voters: &BTreeSet<NodeId>,
+) -> Setup {
+    let node = at.borrow().node;
+    Setup {
+        id: GROUP,
+        generation: 1,
+        cluster: CLUSTER,
+        at,
+        member: member(node, 1, 0),
+        transport: Arc::new(Port {
+            from: node,
+            net: net.clone(),
+        }),
+        timing: Timing::LAN,
+        pace: Pace::Lan,
+        format: Arc::new(AtomicU16::new(1)),
+        snapshot_every: 100_000,
+        data_dir: dir.into(),
+        store: store.clone(),
+        birth: Birth::First {
+            voters: voters.iter().map(|node| member(*node, 1, 0)).collect(),
+            stands_first: node == NodeId(1),
+        },
+        roster: Arc::new(ArcSwap::from_pointee(voters.iter().copied().collect())),
     }
 }
 

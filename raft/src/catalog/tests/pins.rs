@@ -2,10 +2,30 @@
 
 use crate::catalog::command::*;
 use crate::machine::variant;
-use pontoon_proto::id::{FunctionId, KeyId, NodeBoot, NodeId, RegionId, TenantId, VersionId};
+use pontoon_proto::id::{FunctionId, GroupId, KeyId, NodeBoot, NodeId, RegionId, TenantId, VersionId};
 use uuid::Uuid;
 
 const ID: Uuid = Uuid::nil();
+
+fn node() -> Node {
+    Node {
+        at: NodeBoot {
+            node: NodeId(1),
+            boot: 1,
+        },
+        name: String::new(),
+        region: RegionId(1),
+        client: String::new(),
+        worker: String::new(),
+        peer: String::new(),
+        admin: String::new(),
+        ops: String::new(),
+        folder: [0; 16],
+        life: 1,
+        format: 1,
+        standing: Standing::Member,
+    }
+}
 
 #[test]
 fn commands_keep_their_places_in_the_log() {
@@ -47,27 +67,54 @@ fn commands_keep_their_places_in_the_log() {
             state: VersionState::Active,
             actor: text(),
         },
-        Command::AddRegion(Region {
-            number: RegionId(1),
-            name: text(),
-            survive: Survive::Zone,
-            generation: 1,
-            voters: Vec::new(),
-        }),
-        Command::PutNode(Node {
-            at: NodeBoot {
-                node: NodeId(1),
-                boot: 1,
-            },
-            name: text(),
-            region: RegionId(1),
-            client: text(),
-            worker: text(),
-            peer: text(),
-            admin: text(),
-            ops: text(),
-        }),
+        Command::AddRegion(Region::new(RegionId(1), "", Survive::Zone, Vec::new())),
+        Command::PutNode(node()),
         Command::Tick,
+        Command::AdmitNode(Admission {
+            folder: [0; 16],
+            founder: None,
+            founders: 1,
+            region: text(),
+            survive: Survive::Zone,
+            node: node(),
+        }),
+        Command::MarkNode {
+            node: NodeId(1),
+            dead: true,
+        },
+        Command::RemoveNode {
+            node: NodeId(1),
+            actor: text(),
+        },
+        Command::SetSurvive {
+            region: RegionId(1),
+            survive: Survive::Zone,
+            actor: text(),
+        },
+        Command::SetPace {
+            group: GroupId::Catalog,
+            pace: Pace::Lan,
+        },
+        Command::SetNearest {
+            region: RegionId(1),
+            nearest: Vec::new(),
+        },
+        Command::RecoverRegion {
+            region: RegionId(1),
+            generation: 2,
+            seed: NodeId(1),
+            actor: text(),
+        },
+        Command::RemoveRegion {
+            region: RegionId(1),
+            actor: text(),
+        },
+        Command::SetAutopilot {
+            on: true,
+            actor: text(),
+        },
+        Command::RaiseFormat { format: 2 },
+        Command::Note { what: text() },
     ];
     for (place, command) in commands.iter().enumerate() {
         assert_eq!(variant(command), place as u32, "{command:?}");
@@ -93,9 +140,14 @@ fn values_and_replies_keep_their_places_in_the_log() {
         Reply::NotFound(String::new()),
         Reply::Invalid(String::new()),
         Reply::Stale,
+        Reply::Admitted {
+            node: NodeId(1),
+            life: 1,
+        },
+        Reply::Refused(String::new()),
     ];
     assert_eq!(kinds.each_ref().map(variant), [0, 1, 2]);
-    assert_eq!(replies.each_ref().map(variant), [0, 1, 2, 3, 4]);
+    assert_eq!(replies.each_ref().map(variant), [0, 1, 2, 3, 4, 5, 6]);
     let roles = [Role::Viewer, Role::Operator, Role::Admin];
     assert_eq!(roles.each_ref().map(variant), [0, 1, 2]);
     let states = [VersionState::Active, VersionState::Inactive];
@@ -108,4 +160,7 @@ fn values_and_replies_keep_their_places_in_the_log() {
         [Survive::Region, Survive::Zone].each_ref().map(variant),
         [0, 1]
     );
+    assert_eq!([Pace::Lan, Pace::Wan].each_ref().map(variant), [0, 1]);
+    let standings = [Standing::Member, Standing::Dead, Standing::Removed];
+    assert_eq!(standings.each_ref().map(variant), [0, 1, 2]);
 }

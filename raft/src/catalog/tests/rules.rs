@@ -65,13 +65,16 @@ fn worker(of: u128, version: u128) -> KeyKind {
 }
 
 fn region(number: u16, name: &str, voters: &[u32]) -> Command {
-    Command::AddRegion(Region {
-        number: RegionId(number),
-        name: name.to_owned(),
-        survive: Survive::Region,
-        generation: 1,
-        voters: voters.iter().map(|&node| NodeId(node)).collect(),
-    })
+    let first = |&node: &u32| FirstVoter {
+        node: NodeId(node),
+        life: 1,
+    };
+    Command::AddRegion(Region::new(
+        RegionId(number),
+        name,
+        Survive::Region,
+        voters.iter().map(first).collect(),
+    ))
 }
 
 fn node(number: u32, boot: u64, name: &str, port: u16) -> Command {
@@ -87,6 +90,10 @@ fn node(number: u32, boot: u64, name: &str, port: u16) -> Command {
         peer: String::new(),
         admin: String::new(),
         ops: String::new(),
+        folder: [number as u8; 16],
+        life: 1,
+        format: 1,
+        standing: Standing::Member,
     })
 }
 

@@ -1,15 +1,15 @@
-//! How long a step may take, and what a session costs.
+//! How long a step may take.
 
-use super::script::{Ask, REGION, World, at, session, tenant, version, worker};
+use super::script::{Ask, REGION, World, at, version, worker};
 use crate::directory::Directory;
 use crate::directory::command::{Command, Effect, Reply};
-use crate::machine::{Clock, Machine, reborn};
+use crate::machine::{Clock, Machine};
 use pontoon_proto::id::FunctionId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Binds `count` sessions through node 1 to workers of 1,000 slots that are attached at node 1 and
 /// `others`, as a leader would: published after each batch of 100.
-fn filled(count: u64, others: &[u32]) -> World {
+pub(super) fn filled(count: u64, others: &[u32]) -> World {
     let mut world = World {
         state: Directory::new(REGION),
         index: 0,
@@ -36,18 +36,18 @@ fn filled(count: u64, others: &[u32]) -> World {
 }
 
 /// Numbers of 48 bits in no order, as minted ids are: trees fill differently when keys rise.
-fn scattered(number: u64) -> u64 {
+pub(super) fn scattered(number: u64) -> u64 {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16
 }
 
 /// CPU time of this thread so far, nanoseconds: what other processes of the machine do is not in it.
-fn busy() -> u64 {
+pub(super) fn busy() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     stat.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// Applies a command and then ticks until nothing is due; the longest step, and how many there were.
-fn longest(world: &mut World, command: Command) -> (Duration, u32) {
+pub(super) fn longest(world: &mut World, command: Command) -> (Duration, u32) {
     let mut longest = Duration::ZERO;
     let mut steps = 0;
     let mut next = Some(command);
@@ -70,14 +70,6 @@ fn longest(world: &mut World, command: Command) -> (Duration, u32) {
         next = due.then_some(Command::Tick);
     }
     (longest, steps)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measure reads the clock; nothing depends on it"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
 
 #[test]
@@ -135,61 +127,4 @@ fn h_34_no_step_takes_50_ms_when_a_full_worker_dies_before_a_full_queue() {
     assert!(dead.max(attached) < Duration::from_millis(50));
     assert_eq!(world.place(29_999), "bound 2/9999");
     world.state.check().unwrap();
-}
-
-#[test]
-#[ignore = "takes a minute and a gigabyte, and prints figures"]
-fn a_million_sessions_cost() {
-    let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-    };
-    let count = 1_000_000;
-    let before = resident();
-    let from = busy();
-    let mut world = filled(count, &[2]);
-    println!("open: {} ns", (busy() - from) / count);
-    println!("bytes per bound session: {}", (resident() - before) / count);
-
-    // A stride that is prime to the count, so that neighbours are not asked for in a row.
-    let ids: Vec<_> = (0..count)
-        .map(|step| session(scattered(step * 611_953 % count)))
-        .collect();
-    let from = busy();
-    let found = ids
-        .iter()
-        .filter(|id| world.state.session(**id).is_some())
-        .count() as u64;
-    println!("lookup: {} ns", (busy() - from) / found);
-
-    let from = now();
-    drop(std::hint::black_box(world.state.clone()));
-    println!("clone: {:?}", from.elapsed());
-
-    let from = now();
-    let digest = world.state.digest();
-    println!("digest: {:?}", from.elapsed());
-
-    let from = now();
-    let copy = reborn(&world.state);
-    println!("snapshot written and read: {:?}", from.elapsed());
-    assert_eq!(copy.digest(), digest);
-    drop(copy);
-
-    assert_eq!(
-        world.open(
-            count,
-            Ask {
-                wait_ms: 0,
-                ..Ask::default()
-            }
-        ),
-        Reply::QueueFull
-    );
-    let (step, steps) = longest(&mut world, Command::NodeLost { at: at(1, 1) });
-    println!(
-        "node lost: {steps} steps, at most {step:?}; bytes per held session: {}",
-        { (resident() - before) / count }
-    );
-    assert!(world.state.has_room(version(1), tenant(1)));
 }

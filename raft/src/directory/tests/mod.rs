@@ -1,5 +1,6 @@
 //! Tests of the directory: scripts per hazard and per rule, a model, and measures.
 
+mod cost;
 mod hazards;
 mod measure;
 mod model;
