@@ -100,10 +100,3 @@ pub trait Machine: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 
 pub(crate) fn reborn<T: Serialize + DeserializeOwned>(value: &T) -> T {
     bincode::deserialize(&bincode::serialize(value).expect("encodes")).expect("decodes")
 }
-
-/// The index under which a variant is in the log: the codec writes it first, in 4 bytes.
-#[cfg(test)]
-pub(crate) fn variant<T: Serialize>(value: &T) -> u32 {
-    let bytes = bincode::serialize(value).expect("encodes");
-    u32::from_le_bytes(bytes[..4].try_into().expect("a variant"))
-}
