@@ -155,11 +155,30 @@ impl Open {
 /// The file once more, past the page cache; none where that would not be enough.
 fn direct(path: &Path, file: &File) -> Option<File> {
     let system = rustix::fs::fstatfs(file).ok()?;
-    let in_place = IN_PLACE.contains(&(system.f_type as u64));
+    if !IN_PLACE.contains(&(system.f_type as u64)) || is_buffered(file) {
+        return None;
+    }
     let flags = OFlags::DIRECT.bits() as i32;
-    in_place
-        .then(|| File::options().write(true).custom_flags(flags).open(path))?
+    File::options()
+        .write(true)
+        .custom_flags(flags)
+        .open(path)
         .ok()
+}
+
+/// Whether the kernel says that it would put even direct writes into the page cache, as it does for
+/// encrypted files and journaled data. Before Linux 6.1 it does not say.
+fn is_buffered(file: &File) -> bool {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let asked = StatxFlags::DIOALIGN;
+    match statx(file, "", AtFlags::EMPTY_PATH, asked) {
+        Ok(found) => {
+            let told = found.stx_mask & asked.bits() != 0;
+            let align = found.stx_dio_offset_align as usize;
+            told && (align == 0 || !BLOCK.is_multiple_of(align))
+        }
+        Err(_) => false,
+    }
 }
 
 /// Writes whole blocks from an aligned buffer.
@@ -187,4 +206,27 @@ fn create(path: &Path) -> io::Result<()> {
 
 fn gone<T>(_: T) -> io::Error {
     io::Error::other("the thread that writes the slots has stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_back_and_a_cut_file_has_less_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.durable");
+        let mut slots = SlotFile::open(&path).unwrap();
+        assert!(!slots.exists());
+        for (slot, record) in [(0, b"zero"), (1, b"one!"), (0, b"null")] {
+            slots.write(slot, record).unwrap();
+            slots.sync().unwrap();
+        }
+        let again = SlotFile::open(&path).unwrap().read().unwrap();
+        assert!(again[0].starts_with(b"null\0") && again[1].starts_with(b"one!\0"));
+        assert!(slots.write(0, &vec![1; SLOT + 1]).is_err());
+        slots.open.unwrap().file.set_len(SLOT as u64 + 2).unwrap();
+        let cut = SlotFile::open(&path).unwrap().read().unwrap();
+        assert_eq!((cut[0].len(), &cut[1][..]), (SLOT, &b"on"[..]));
+    }
 }

@@ -131,3 +131,21 @@ async fn groups_do_not_see_each_other() {
     let (_, other) = store.log(GroupId::Catalog).await.unwrap();
     assert_eq!(other.count, 0);
 }
+
+#[test]
+fn a_stepped_store_does_nothing_between_its_steps() {
+    use futures::FutureExt;
+    let platter = Platter::default();
+    let (store, mut steps) = Store::stepped(Box::new(platter.engine())).unwrap();
+    let mut opening = Box::pin(store.log(GROUP));
+    assert!(opening.as_mut().now_or_never().is_none());
+    assert!(steps.step());
+    let (log, _) = opening.now_or_never().unwrap().unwrap();
+    let mut appending = Box::pin(append(&log, vec![record(0, 10)]));
+    assert!(appending.as_mut().now_or_never().is_none());
+    assert_eq!(platter.count(1), 0);
+    assert!(steps.step());
+    assert!(appending.now_or_never().unwrap().is_ok());
+    assert_eq!(platter.count(1), 2, "the entry and the tip");
+    assert!(!steps.step());
+}
