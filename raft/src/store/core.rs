@@ -403,6 +403,10 @@ impl Core {
 
     fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError> {
         self.usable().map_err(StoreError::Engine)?;
+        if let Some(log) = self.open.get_mut(&group) {
+            log.fold();
+            self.apply(group).map_err(StoreError::Engine)?;
+        }
         let damaged = |why: String| StoreError::Damaged {
             group,
             index: 0,

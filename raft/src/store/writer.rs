@@ -54,8 +54,7 @@ impl Store {
         Ok((Store { jobs, failure }, Steps { core, queue }))
     }
 
-    /// Verifies one group's log and hands it out. Once per group and process, and once more after
-    /// each [`Store::wipe`].
+    /// Verifies one group's log, all of it, and hands it out. Handles of the same log are equal.
     pub async fn log(&self, group: GroupId) -> Result<(log::Log, Recovered), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.give(Job::Open { group, reply }).await?;
