@@ -4,7 +4,8 @@
 //! decodes as an entry nor a directory's command as a catalog's; the checksum covers header and
 //! body, so that a flipped bit anywhere is noticed. Bodies of our own types are bincode with fixed
 //! integers, a limit, and no trailing bytes; bincode is positional, so types that go through here
-//! only ever grow at their end, under a new frame version.
+//! only ever grow at their end, under a new frame version. Every version keeps the header as it is,
+//! so that an older build tells a newer record, whose checksum is right, from a damaged one.
 //!
 //! ```text
 //! 0   magic "PTN"        3
@@ -30,8 +31,11 @@ pub const HEADER: usize = 24;
 /// The largest body: an entry holds at most 512 KiB of commands, a snapshot chunk 512 KiB.
 pub const BODY_MAX: usize = 2 * 1024 * 1024;
 
-const MAGIC: [u8; 3] = *b"PTN";
-const VERSION: u8 = 1;
+/// How every record of ours begins.
+pub const MAGIC: [u8; 3] = *b"PTN";
+
+/// The newest format that this build writes and reads.
+pub const VERSION: u8 = 1;
 
 /// What a record is. The numbers are part of the disk format: add, never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,10 @@ pub enum Role {
     SnapshotEnd = 10,
     /// This node's member number in a group.
     Life = 11,
+    /// How far a group's log is, and the checksum over it.
+    Tip = 12,
+    /// The tips of all groups, as they lie beside the engine.
+    Durable = 13,
 }
 
 /// Why bytes are not the record that was expected.
@@ -73,7 +81,7 @@ pub enum Corrupt {
     /// Not a record of ours.
     #[error("it doesn't begin like a record")]
     Magic,
-    /// Written by a newer build.
+    /// Whole, but written by a newer build.
     #[error("its format version {0} is unknown to this build")]
     Version(u8),
     /// A record of something else.
@@ -130,6 +138,7 @@ pub struct Header {
     pub index: u64,
     /// Bytes of the body.
     pub len: usize,
+    version: u8,
     sum: u32,
     partial: u32,
 }
@@ -143,9 +152,6 @@ impl Header {
         if header[..3] != MAGIC {
             return Err(Corrupt::Magic);
         }
-        if header[3] != VERSION {
-            return Err(Corrupt::Version(header[3]));
-        }
         let word = |at: usize| {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
@@ -158,12 +164,18 @@ impl Header {
             machine: header[5],
             index: u64::from(word(8)) | u64::from(word(12)) << 32,
             len,
+            version: header[3],
             sum: word(20),
             partial: crc32c::crc32c(&header[..20]),
         })
     }
 
-    /// Checks a body against the header.
+    /// The checksum of the whole record, as the header has it.
+    pub fn sum(&self) -> u32 {
+        self.sum
+    }
+
+    /// Checks a body against the header, and then whether this build knows the version.
     pub fn check(&self, body: &[u8]) -> Result<(), Corrupt> {
         if body.len() < self.len {
             return Err(Corrupt::Truncated(HEADER + body.len()));
@@ -173,6 +185,9 @@ impl Header {
         }
         if crc32c::crc32c_append(self.partial, body) != self.sum {
             return Err(Corrupt::Checksum);
+        }
+        if self.version != VERSION {
+            return Err(Corrupt::Version(self.version));
         }
         Ok(())
     }
@@ -293,6 +308,18 @@ mod tests {
                 "bit {bit}"
             );
         }
+    }
+
+    #[test]
+    fn a_newer_record_is_told_from_a_damaged_one() {
+        let mut newer = GOLDEN.to_vec();
+        newer[3] = 2;
+        let damaged = unframe(Role::Command, 2, &newer.clone().into());
+        assert_eq!(damaged, Err(Corrupt::Checksum));
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&newer[..20]), &newer[HEADER..]);
+        newer[20..24].copy_from_slice(&sum.to_le_bytes());
+        let future = unframe(Role::Command, 2, &newer.into());
+        assert_eq!(future, Err(Corrupt::Version(2)));
     }
 
     #[test]

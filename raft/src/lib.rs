@@ -1,9 +1,10 @@
 //! Replicated state: what Pontoon remembers, and how it stays remembered.
 //!
 //! Pure: [`machine`] (what a state machine is), [`directory`] and [`catalog`] (the two that we
-//! have), [`placement`] (who votes), [`codec`] (how records look on disk). With IO: [`store`] (the
-//! one storage thread over sled), [`group`] (all of the consensus glue), [`identity`] (whose data
-//! folder it is), [`cluster`] (the groups of one node).
+//! have), [`placement`] (who shall vote), [`member`] (replicas by number), [`codec`] (how records look
+//! on disk). With IO: [`store`] (the one storage thread over sled), [`group`] (all of the consensus
+//! glue), [`identity`] (whose data folder it is), [`cluster`] (the groups of one node), `autopilot`
+//! (walks memberships towards the placement).
 
 mod autopilot;
 pub mod catalog;
@@ -14,6 +15,7 @@ pub mod directory;
 pub mod group;
 pub mod identity;
 pub mod machine;
+pub mod member;
 pub mod placement;
 mod presence;
 pub mod store;

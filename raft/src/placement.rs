@@ -6,6 +6,7 @@
 use crate::catalog::command::Survive;
 use pontoon_proto::id::{NodeId, RegionId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The most voters of a group. Five outlive two losses; seven would outlive three, at the price of
 /// one more fsync in the way of each commit.
@@ -93,6 +94,35 @@ pub fn desired(
 pub fn failure_tolerance(voters: &BTreeSet<NodeId>, dead: &BTreeSet<NodeId>) -> i32 {
     let living = voters.difference(dead).count() as i32;
     living - (voters.len() as i32 / 2 + 1)
+}
+
+/// Another order of regions by distance, if the present one is clearly wrong.
+///
+/// `measured` has the round trips of the regions that answer. Two regions change places only when the
+/// one that comes later is nearer by more than a fifth and by more than 2 ms: what is nearly equal
+/// would flip with every measurement, and each flip would move voters (H-30). Regions that don't
+/// answer keep their places; new ones come where their distance puts them.
+pub fn reorder(
+    present: &[RegionId],
+    measured: &BTreeMap<RegionId, Duration>,
+) -> Option<Vec<RegionId>> {
+    let clearly = |near: RegionId, far: RegionId| match (measured.get(&near), measured.get(&far)) {
+        (Some(near), Some(far)) => *near * 5 < *far * 4 && *near + Duration::from_millis(2) < *far,
+        _ => false,
+    };
+    let mut order: Vec<RegionId> = present.to_vec();
+    order.extend(measured.keys().filter(|region| !present.contains(region)));
+    // Insertion by clear wins only: stable, and the same from the same measurements.
+    for end in 1..order.len() {
+        let mut at = end;
+        while at > 0 && clearly(order[at], order[at - 1]) {
+            order.swap(at, at - 1);
+            at -= 1;
+        }
+    }
+    let moved = order.iter().zip(present).any(|(new, old)| new != old);
+    let sorted = present.is_empty() && order.is_sorted();
+    (moved || order.len() > present.len() && !sorted).then_some(order)
 }
 
 /// Home is 0, the others as `nearest` has them, unknown ones last.
@@ -228,6 +258,28 @@ mod tests {
         assert_eq!(failure_tolerance(&nodes(1..=4), &none), 1);
         assert_eq!(failure_tolerance(&nodes(1..=5), &nodes(4..=9)), 0);
         assert_eq!(failure_tolerance(&nodes(1..=5), &nodes(3..=5)), -1);
+    }
+
+    #[test]
+    fn h_30_regions_change_places_only_when_one_is_clearly_nearer() {
+        let order = |present: &[u16], measured: &[(u16, u64)]| {
+            let present: Vec<_> = present.iter().map(|one| RegionId(*one)).collect();
+            let measured = measured.iter();
+            let measured = measured.map(|(one, ms)| (RegionId(*one), Duration::from_millis(*ms)));
+            let order = reorder(&present, &measured.collect());
+            order.map(|order| order.iter().map(|one| one.0).collect::<Vec<_>>())
+        };
+        assert_eq!(order(&[2, 3], &[(2, 60), (3, 61)]), None);
+        assert_eq!(order(&[2, 3], &[(2, 61), (3, 60)]), None);
+        assert_eq!(order(&[2, 3], &[(2, 1), (3, 0)]), None);
+        assert_eq!(order(&[2, 3], &[(2, 80), (3, 60)]), Some(vec![3, 2]));
+        assert_eq!(order(&[2, 3], &[(3, 60)]), None);
+        assert_eq!(order(&[], &[(2, 1), (3, 1)]), None);
+        assert_eq!(order(&[], &[(2, 80), (3, 20)]), Some(vec![3, 2]));
+        assert_eq!(
+            order(&[3, 2], &[(2, 80), (3, 20), (4, 50)]),
+            Some(vec![3, 4, 2])
+        );
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! The invariants of the catalog, and its indexes against a full scan.
 
 use super::audit::AUDIT_MAX;
-use super::command::KeyKind;
+use super::command::{KeyKind, Standing};
 use super::{Catalog, Indexes};
 
 /// Checks everything; the error names what is broken.
@@ -28,13 +28,19 @@ pub(super) fn check(catalog: &Catalog) -> Result<(), String> {
         "two keys share a hash",
     )?;
     ensure(
-        indexes.region_by_name.len() == records.regions.len(),
+        indexes.region_by_name.len() == catalog.regions().count(),
         "two regions share a name",
     )?;
     ensure(
-        indexes.node_by_name.len() == records.nodes.len(),
+        indexes.node_by_name.len() == catalog.members().count(),
         "two nodes share a name",
     )?;
+    let dead: std::collections::BTreeSet<_> = catalog
+        .nodes()
+        .filter(|node| node.standing == Standing::Dead)
+        .map(|node| node.region)
+        .collect();
+    ensure(dead.len() <= 1, "nodes of two regions are dead at once")?;
     let owned = records
         .functions
         .values()

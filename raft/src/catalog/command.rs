@@ -3,7 +3,9 @@
 //! The order of variants is part of the log format: append, never insert. Creates are idempotent by
 //! the id that the proposer minted: the same again is `Done`, other content under it is `Conflict`.
 
-use pontoon_proto::id::{FunctionId, KeyId, NodeBoot, NodeId, RegionId, TenantId, VersionId};
+use pontoon_proto::id::{
+    FunctionId, GroupId, KeyId, NodeBoot, NodeId, RegionId, TenantId, VersionId,
+};
 use serde::{Deserialize, Serialize};
 
 /// A proposal to the catalog.
@@ -39,6 +41,98 @@ pub enum Command {
     PutNode(Node),
     /// Lets time act.
     Tick,
+    /// A node with a fresh data folder asks for its number and life.
+    AdmitNode(Admission),
+    /// The catalog's leader calls a silent node dead, or alive again.
+    MarkNode {
+        /// Which node.
+        node: NodeId,
+        /// Whether its places are given to others.
+        dead: bool,
+    },
+    /// A node leaves for good.
+    RemoveNode {
+        /// Which node.
+        node: NodeId,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// What a region's group shall outlive from now on.
+    SetSurvive {
+        /// Which region.
+        region: RegionId,
+        /// What it outlives.
+        survive: Survive,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// How patient a group shall be from now on.
+    SetPace {
+        /// Which group.
+        group: GroupId,
+        /// How patient.
+        pace: Pace,
+    },
+    /// The other regions by distance from one.
+    SetNearest {
+        /// From where.
+        region: RegionId,
+        /// The nearest first.
+        nearest: Vec<RegionId>,
+    },
+    /// A region's group goes on under a new generation from one node's replica; what that replica
+    /// lacks is lost.
+    RecoverRegion {
+        /// Which region.
+        region: RegionId,
+        /// One more than the present one.
+        generation: u64,
+        /// Whose replica.
+        seed: NodeId,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// A region without nodes goes for good, and its sessions with it.
+    RemoveRegion {
+        /// Which region.
+        region: RegionId,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// Switches the changing of memberships on or off.
+    SetAutopilot {
+        /// Whether it may act.
+        on: bool,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// From now on entries may have this format.
+    RaiseFormat {
+        /// The new one; a lower one changes nothing.
+        format: u16,
+    },
+    /// A step of the autopilot, for the audit trail.
+    Note {
+        /// What was done.
+        what: String,
+    },
+}
+
+/// What a node with a fresh data folder says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Minted with its data folder.
+    pub folder: FolderId,
+    /// Its number, when it is one of the first members.
+    pub founder: Option<NodeId>,
+    /// How many first members there are; later nodes get higher numbers.
+    pub founders: u32,
+    /// Its region's name; a new one is born with it.
+    pub region: String,
+    /// What that region outlives when it is born here.
+    pub survive: Survive,
+    /// The rest; its number, boot, region number, folder and life are not looked at.
+    pub node: Node,
 }
 
 /// An account.
@@ -193,8 +287,52 @@ pub struct Region {
     pub survive: Survive,
     /// Rises with each `recover`.
     pub generation: u64,
-    /// Who initializes the group, and with exactly this set.
-    pub voters: Vec<NodeId>,
+    /// Who initializes this generation of the group, and with exactly this set.
+    pub voters: Vec<FirstVoter>,
+    /// A recovered group starts from its first voter's replica, not from nothing.
+    pub seeded: bool,
+    /// How patient the group is.
+    pub pace: Pace,
+    /// The other regions, the nearest first; those that are not named are the farthest.
+    pub nearest: Vec<RegionId>,
+    /// It was removed; its number is never used again.
+    pub gone: bool,
+}
+
+impl Region {
+    /// A region that was just born.
+    pub fn new(number: RegionId, name: &str, survive: Survive, voters: Vec<FirstVoter>) -> Region {
+        Region {
+            number,
+            name: name.to_owned(),
+            survive,
+            generation: 1,
+            voters,
+            seeded: false,
+            pace: Pace::Wan,
+            nearest: Vec::new(),
+            gone: false,
+        }
+    }
+}
+
+/// One of the voters that a group is born with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FirstVoter {
+    /// Which node, ...
+    pub node: NodeId,
+    /// ... in which of its lives: a later one has another log and may not give birth.
+    pub life: u32,
+}
+
+/// How patient a group is, by how far its voters are apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Pace {
+    /// A few milliseconds.
+    Lan,
+    /// Up to 150 ms.
+    #[default]
+    Wan,
 }
 
 /// What a region's group outlives.
@@ -225,6 +363,30 @@ pub struct Node {
     pub admin: String,
     /// Ops port.
     pub ops: String,
+    /// Minted with its data folder.
+    pub folder: FolderId,
+    /// Which of the data folders that it has had this is, from 1. A node that lost its folder comes
+    /// back in another life, as another voter, because it can't know what it had promised.
+    pub life: u32,
+    /// The newest entry format that its build reads.
+    pub format: u16,
+    /// What the cluster makes of it; not for the node to say.
+    pub standing: Standing,
+}
+
+/// A data folder's name for itself: random, minted when the folder is made.
+pub type FolderId = [u8; 16];
+
+/// What the cluster makes of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It may vote.
+    #[default]
+    Member,
+    /// It has been silent for long: its places are given to others until it is heard again.
+    Dead,
+    /// It left for good.
+    Removed,
 }
 
 /// What the catalog answers.
@@ -238,8 +400,17 @@ pub enum Reply {
     NotFound(String),
     /// A value is out of range; the text says which and what it may be.
     Invalid(String),
-    /// `PutNode` of an older boot than the known one.
+    /// `PutNode` of an older boot, life or folder than the known one.
     Stale,
+    /// A node's number and life.
+    Admitted {
+        /// Its number.
+        node: NodeId,
+        /// Its life.
+        life: u32,
+    },
+    /// Not as things are; the text says why and what to do.
+    Refused(String),
 }
 
 /// A hint that something changed.
@@ -251,4 +422,6 @@ pub enum Effect {
     NodeChanged(NodeId),
     /// A key was revoked.
     KeyRevoked(KeyId),
+    /// A region's setting or generation changed.
+    RegionChanged(RegionId),
 }

@@ -1,7 +1,8 @@
 //! The cluster-wide catalog: tenants, keys, functions, versions, regions and nodes.
 //!
 //! Small, written rarely and read at every call, from memory. Records are never removed: keys and
-//! versions are switched off, so that lists and the audit trail can name them. A file per noun has its
+//! versions are switched off, nodes and regions are marked, so that lists and the audit trail can
+//! name them and no number is given twice. A file per noun has its
 //! writes; this one has the state and what can be asked of it.
 //!
 //! Nodes and regions don't refer to each other by force: at a first boot a region is born and its
@@ -13,6 +14,8 @@ pub mod command;
 mod function;
 mod key;
 mod node;
+mod region;
+mod settings;
 mod tenant;
 mod valid;
 
@@ -20,9 +23,11 @@ mod valid;
 mod tests;
 
 pub use audit::Audit;
+pub use node::boot_before;
+pub use settings::Settings;
 
 use crate::machine::{Clock, Machine};
-use command::{Command, Effect, Function, Key, Node, Region, Reply, Tenant, Version};
+use command::{Command, Effect, Function, Key, Node, Region, Reply, Standing, Tenant, Version};
 use imbl::{OrdMap, OrdSet, Vector};
 use pontoon_proto::id::{FunctionId, KeyId, NodeId, RegionId, TenantId, VersionId};
 use serde::{Deserialize, Serialize};
@@ -46,6 +51,7 @@ struct Records {
     versions: OrdMap<VersionId, Arc<Version>>,
     regions: OrdMap<RegionId, Arc<Region>>,
     nodes: OrdMap<NodeId, Arc<Node>>,
+    settings: Settings,
     audit: Vector<Arc<Audit>>,
 }
 
@@ -104,11 +110,13 @@ impl Indexes {
             region_by_name: records
                 .regions
                 .values()
+                .filter(|one| !one.gone)
                 .map(|one| (one.name.clone(), one.number))
                 .collect(),
             node_by_name: records
                 .nodes
                 .values()
+                .filter(|one| one.standing != Standing::Removed)
                 .map(|one| (one.name.clone(), one.at.node))
                 .collect(),
         }
@@ -149,6 +157,37 @@ impl Machine for Catalog {
             Command::AddRegion(region) => self.add_region(index, region, effects),
             Command::PutNode(node) => self.put_node(node, effects),
             Command::Tick => Ok(()),
+            Command::AdmitNode(admission) => {
+                return self
+                    .admit_node(index, admission, effects)
+                    .unwrap_or_else(|refused| refused);
+            }
+            Command::MarkNode { node, dead } => self.mark_node(index, node, dead, effects),
+            Command::RemoveNode { node, actor } => self.remove_node(index, node, &actor, effects),
+            Command::SetSurvive {
+                region,
+                survive,
+                actor,
+            } => self.set_survive(index, region, survive, &actor, effects),
+            Command::SetPace { group, pace } => self.set_pace(index, group, pace, effects),
+            Command::SetNearest { region, nearest } => {
+                self.set_nearest(index, region, nearest, effects)
+            }
+            Command::RecoverRegion {
+                region,
+                generation,
+                seed,
+                actor,
+            } => self.recover_region(index, region, generation, seed, &actor, effects),
+            Command::RemoveRegion { region, actor } => {
+                self.remove_region(index, region, &actor, effects)
+            }
+            Command::SetAutopilot { on, actor } => self.set_autopilot(index, on, &actor),
+            Command::RaiseFormat { format } => self.raise_format(index, format),
+            Command::Note { what } => {
+                self.log(index, "autopilot", what);
+                Ok(())
+            }
         };
         outcome.err().unwrap_or(Reply::Done)
     }
@@ -241,7 +280,7 @@ impl Catalog {
             .filter_map(|&(_, id)| self.version(id))
     }
 
-    /// A region by its number.
+    /// A region by its number, also one that is gone.
     pub fn region(&self, number: RegionId) -> Option<&Arc<Region>> {
         self.records.regions.get(&number)
     }
@@ -251,12 +290,17 @@ impl Catalog {
         self.region(*self.indexes.region_by_name.get(name)?)
     }
 
-    /// All regions, by number.
+    /// All regions that are not gone, by number.
     pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
+        self.records.regions.values().filter(|region| !region.gone)
+    }
+
+    /// All regions that ever were, by number.
+    pub fn all_regions(&self) -> impl Iterator<Item = &Arc<Region>> {
         self.records.regions.values()
     }
 
-    /// A node by its number.
+    /// A node by its number, also one that was removed.
     pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
         self.records.nodes.get(&id)
     }
@@ -266,7 +310,7 @@ impl Catalog {
         self.node(*self.indexes.node_by_name.get(name)?)
     }
 
-    /// All nodes, by number.
+    /// All nodes, removed ones included, by number; see [`Self::members`].
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.records.nodes.values()
     }

@@ -7,7 +7,9 @@
 
 use super::core::{Core, Refused, node_number};
 use super::types::LeaderId;
+use crate::catalog::command::Pace;
 use crate::clock::{self, Instant};
+use crate::member::node_of;
 use pontoon_proto::id::NodeId;
 use pontoon_proto::peer as pb;
 use std::collections::BTreeMap;
@@ -33,8 +35,20 @@ struct State {
     answered: Option<Instant>,
     /// The leadership during which the others were heard, and since when.
     leading: Option<(LeaderId, Instant)>,
-    /// Who was heard, when, and as which member.
-    heard: BTreeMap<NodeId, (Instant, u64)>,
+    /// Who was heard.
+    heard: BTreeMap<NodeId, Heard>,
+    /// Whose turn it is to start again with another timing.
+    turn: Option<NodeId>,
+}
+
+/// What a leader knows of one node by its last beat.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) at: Instant,
+    /// Which member it is.
+    pub(crate) member: u64,
+    /// How patient its replica is.
+    pub(crate) pace: Pace,
 }
 
 impl Beats {
@@ -48,32 +62,47 @@ impl Beats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard(&self, node: NodeId, member: u64) {
-        self.lock().heard.insert(node, (clock::now(), member));
+    /// Another incarnation of the group begins: what was confirmed of the one before counts for
+    /// nothing.
+    pub(crate) fn forget(&self) {
+        *self.lock() = State::default();
+    }
+
+    fn heard(&self, member: u64, pace: Pace) {
+        let heard = Heard {
+            at: clock::now(),
+            member,
+            pace,
+        };
+        let mut state = self.lock();
+        // A late beat of an earlier life says nothing of this one.
+        let known = state.heard.entry(node_of(member)).or_insert(heard);
+        if known.member <= member {
+            *known = heard;
+        }
     }
 }
 
 impl Core {
-    /// Serves a beat, also this node's own.
-    pub(crate) async fn serve_beat(&self, from: NodeId, member: u64) -> Result<(), Refused> {
-        if !self.leads() {
+    /// Serves a beat, also this node's own; answers whether it is the sender's turn to start again.
+    pub(crate) async fn serve_beat(&self, member: u64, pace: Pace) -> Result<bool, Refused> {
+        if self.leading().is_none() {
             return Err(Refused::NotLeader(self.leader()));
         }
-        self.beats.heard(from, member);
-        self.confirmed().await.map(|_| ())
+        self.beats.heard(member, pace);
+        self.confirmed().await?;
+        Ok(self.beats.lock().turn == Some(node_of(member)))
     }
 
-    /// The members that were heard of during this leadership; none when this node does not lead.
-    pub(crate) fn heard_members(&self) -> Option<Vec<u64>> {
+    /// Who was heard of during this leadership; none when this node does not lead.
+    pub(crate) fn heard(&self) -> Option<BTreeMap<NodeId, Heard>> {
         self.leading()?;
-        Some(
-            self.beats
-                .lock()
-                .heard
-                .values()
-                .map(|(_, member)| *member)
-                .collect(),
-        )
+        Some(self.beats.lock().heard.clone())
+    }
+
+    /// Gives a node its turn to start again, or nobody.
+    pub(crate) fn give_turn(&self, node: Option<NodeId>) {
+        self.beats.lock().turn = node;
     }
 
     /// Starts the list of who was heard anew, after a pause in which nobody could be.
@@ -88,12 +117,12 @@ impl Core {
         let last = state
             .heard
             .get(&node)
-            .map_or(since, |(at, _)| (*at).max(since));
+            .map_or(since, |heard| heard.at.max(since));
         Some(clock::now().saturating_duration_since(last))
     }
 
-    /// When this leadership was first noticed here.
-    fn leading(&self) -> Option<Instant> {
+    /// When this leadership was first noticed here; none when this node does not lead.
+    pub(crate) fn leading(&self) -> Option<Instant> {
         let leader = self.raft.as_leader().ok().filter(|_| self.leads());
         let mut state = self.beats.lock();
         let Some(leader) = leader else {
@@ -106,29 +135,39 @@ impl Core {
                 let now = clock::now();
                 state.leading = Some((*leader.leader_id(), now));
                 state.heard.clear();
+                state.turn = None;
                 Some(now)
             }
         }
     }
 
-    async fn beat(&self, to: NodeId) -> Result<(), Refused> {
+    async fn beat(&self, to: NodeId) -> Result<bool, Refused> {
         if to == self.me {
-            return self.serve_beat(self.me, self.member).await;
+            return self.serve_beat(self.member, self.pace).await;
         }
         let within = self.timing.attempt();
         let request = pb::BeatRequest {
             envelope: Some(self.origin.envelope(0)),
             member: self.member,
+            pace: pace_number(self.pace),
         };
         let sent = self.transport.beat(to, request, within);
         let Ok(Ok(reply)) = tokio::time::timeout(within, sent).await else {
             return Err(Refused::Unavailable);
         };
         match reply.refusal() {
-            pb::Refusal::Unspecified => Ok(()),
+            pb::Refusal::Unspecified => Ok(reply.restart),
             pb::Refusal::NotLeader => Err(Refused::NotLeader(node_number(reply.leader_node))),
             _ => Err(Refused::Unavailable),
         }
+    }
+}
+
+/// A pace on the wire.
+fn pace_number(pace: Pace) -> i32 {
+    match pace {
+        Pace::Lan => pb::Pace::Lan.into(),
+        Pace::Wan => pb::Pace::Wan.into(),
     }
 }
 
@@ -144,8 +183,9 @@ pub(crate) async fn run(core: Weak<Core>) {
             None => Err(Refused::Unavailable),
         };
         let pause = match answered {
-            Ok(()) => {
+            Ok(turn) => {
                 core.beats.lock().answered = Some(sent);
+                core.turn.send_if_modified(|now| std::mem::replace(now, turn) != turn);
                 BEAT
             }
             Err(refused) => {

@@ -10,9 +10,11 @@ use super::peer::Origin;
 use super::propose::{self, Outcome, Proposal};
 use super::read::Shared;
 use super::types::{self, Timing, TypeConfig};
+use crate::catalog::command::Pace;
 use crate::clock::{self, Instant};
 use crate::codec::{self, Role};
 use crate::store::snapshot::Snapshots;
+use crate::member::node_of;
 use crate::tasks::Loops;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,10 +23,9 @@ use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
-use openraft::{EmptyNode, Raft, ServerState};
+use openraft::{Raft, ServerState};
 use pontoon_proto::id::{GroupId, NodeId};
 use pontoon_proto::peer as pb;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -37,9 +38,6 @@ const RETRY_MAX: Duration = Duration::from_millis(200);
 
 /// Hints that are followed at once; more would be two nodes that point at each other.
 const HOPS: u32 = 2;
-
-/// How long a membership change may take before it is looked at anew.
-const MEMBERSHIP: Duration = Duration::from_secs(5);
 
 /// Why a question to the leader has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,24 +60,28 @@ pub(crate) struct Core {
     pub(crate) origin: Origin,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) timing: Timing,
-    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) pace: Pace,
     pub(crate) queue: mpsc::Sender<Proposal>,
     /// Who may know the leader, for a replica that nobody talks to yet.
     pub(crate) roster: Arc<ArcSwap<Vec<NodeId>>>,
     pub(crate) hint: Mutex<Option<NodeId>>,
-    pub(crate) beats: Beats,
+    pub(crate) beats: Arc<Beats>,
     /// "Do I lead, as a quorum sees it, and how far?" Only asked while this node leads.
     pub(crate) confirm: Shared<Result<u64, Refused>>,
     /// "How far must a replica be to answer a linearizable read?"
     pub(crate) reads: Shared<Result<u64, Refused>>,
     pub(crate) loops: Loops,
+    /// Whether this replica was stopped.
+    pub(crate) ended: watch::Sender<bool>,
+    /// Whether the leader has given this node its turn to start again with another timing.
+    pub(crate) turn: watch::Sender<bool>,
 }
 
 impl Core {
     /// The leader as this replica sees it, else as somebody told it.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         let metrics = self.raft.server_metrics();
-        let seen = metrics.borrow_watched().current_leader.map(types::node_of);
+        let seen = metrics.borrow_watched().current_leader.map(node_of);
         seen.or(*self.hint())
     }
 
@@ -198,13 +200,6 @@ impl Core {
         }
     }
 
-    /// Waits until this replica has applied an entry.
-    pub(crate) async fn applied_at_least(&self, index: u64, within: Duration) -> bool {
-        let mut applied = self.applied.clone();
-        let reached = applied.wait_for(|applied| *applied >= index);
-        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
-    }
-
     /// One attempt at a read index, by whoever leads.
     async fn ask_index(&self) -> Result<u64, Refused> {
         match self.leader() {
@@ -254,29 +249,14 @@ impl Core {
         *wait = (*wait * 2).min(RETRY_MAX);
     }
 
-    /// Who is in the group, voting or not.
-    pub(crate) fn members(&self) -> BTreeSet<u64> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        metrics
-            .membership_config
-            .nodes()
-            .map(|(member, _)| *member)
-            .collect()
-    }
-
-    /// Adds a member that only listens; does not wait until it has caught up.
-    pub(crate) async fn add_learner(&self, member: u64) -> Result<(), String> {
-        let adding = self.raft.add_learner(member, EmptyNode {}, false);
-        match tokio::time::timeout(MEMBERSHIP, adding).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no quorum in time".into()),
-        }
+    /// Returns once this replica was stopped.
+    pub(crate) async fn ended(&self) {
+        self.ended.subscribe().wait_for(|ended| *ended).await.ok();
     }
 
     /// Ends the replica: its loops, then consensus. The log stays consistent at any point.
     pub(crate) async fn stop(&self) {
+        self.ended.send_replace(true);
         self.loops.stop();
         self.raft.shutdown().await.ok();
     }
@@ -313,7 +293,7 @@ async fn confirm(raft: Raft<TypeConfig, Replica>, timing: Timing) -> Result<u64,
     match asked {
         Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-            Err(Refused::NotLeader(forward.leader_id.map(types::node_of)))
+            Err(Refused::NotLeader(forward.leader_id.map(node_of)))
         }
         Ok(Err(_)) | Err(_) => Err(Refused::Unavailable),
     }

@@ -7,6 +7,7 @@ use super::types::{self, Entry, LogId, TypeConfig, Vote};
 use crate::store::log::{COMMITTED, VOTE};
 use crate::store::{Log, Recovered};
 use openraft::entry::RaftEntry as _;
+use openraft::vote::RaftLeaderId as _;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, RaftTypeConfig};
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
 
 /// How much of the log's end stays in memory: at 300 bytes per command, the last 50,000 commands.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -149,6 +151,43 @@ impl GroupLog {
     pub(crate) fn is_pristine(&self) -> bool {
         let shared = self.lock();
         shared.vote.is_none() && shared.last.is_none()
+    }
+
+    /// Makes one member the only voter, from the end of this log on, and everything in the log its
+    /// own: whatever of it was committed stays, and what was not may become so. The old voters are
+    /// told apart by the group's generation, not by this.
+    pub(crate) async fn seize(&self, member: u64) -> io::Result<()> {
+        let (last, vote) = {
+            let shared = self.lock();
+            (shared.last, shared.vote)
+        };
+        let seen = last.map_or(0, |last| last.leader_id.term);
+        let term = vote.map_or(0, |vote| vote.leader_id.term).max(seen) + 1;
+        let index = last.map_or(0, |last| last.index + 1);
+        let members = types::Membership::new_with_defaults(vec![[member].into()], [member]);
+        let entry = Entry::new(
+            types::log_id(term, member, index),
+            types::Payload::Membership(members),
+        );
+        let vote = Vote {
+            leader_id: types::LeaderId::new(term, member),
+            committed: true,
+        };
+        let record = types::entry_record(&entry).map_err(invalid)?;
+        let (sender, written) = oneshot::channel();
+        let done = Box::new(move |result| {
+            sender.send(result).ok();
+        });
+        self.log.append(vec![(index, record)], done).await?;
+        written
+            .await
+            .map_err(|_| io::Error::other("the storage thread has stopped"))??;
+        let record = types::vote_record(&vote).map_err(invalid)?;
+        self.log.mark(VOTE, record).await?;
+        let mut shared = self.lock();
+        shared.push(entry);
+        shared.vote = Some(vote);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -30,7 +30,7 @@ const PUBLISH_EVERY: usize = 64;
 /// What one entry carries.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Batch {
-    /// The meaning of commands; raised with the cluster version. Always 1 so far.
+    /// The meaning of commands; see [`FORMAT`].
     pub(crate) format: u16,
     /// The leader's state clock.
     pub(crate) stamp: Clock,
@@ -38,8 +38,9 @@ pub(crate) struct Batch {
     pub(crate) commands: Vec<Vec<u8>>,
 }
 
-/// The batches that this build can apply.
-pub(crate) const FORMAT: u16 = 1;
+/// The newest entry format that this build applies. What leaders write is a setting of the catalog,
+/// which rises only when every node's build knows it.
+pub const FORMAT: u16 = 1;
 
 /// Writes a view of a state; seconds for a large one, so it is called where that hurts nobody.
 type WriteState = Box<dyn FnOnce(&mut SnapshotWriter) -> io::Result<()> + Send + Sync>;
@@ -97,7 +98,7 @@ impl<M: Machine> Applier for Typed<M> {
     ) -> Result<Replies, Corrupt> {
         let (_, body) = codec::unframe(Role::Batch, M::KIND, record)?;
         let batch: Batch = codec::decode(&body)?;
-        if batch.format != FORMAT {
+        if !(1..=FORMAT).contains(&batch.format) {
             return Err(Corrupt::Version(batch.format.min(255) as u8));
         }
         let now = self.machine.clock().advanced_to(batch.stamp);

@@ -2,15 +2,16 @@
 //!
 //! Read [`handle`] for what a group offers and [`network`] for what it needs. Behind them: `core`
 //! (one group on one node, untyped), `propose` (the leader's batches), `read` (shared questions),
-//! `beat` (who lives), `machine` and `log` (what the library drives and stores), `peer` and
+//! `beat` (who lives), `members` (who votes), `machine` and `log` (what the library drives and stores), `peer` and
 //! [`serve`] (what it sends and receives), [`types`] (how it is set up). The library's types do
 //! not leave this folder.
 
-mod beat;
+pub(crate) mod beat;
 mod core;
 mod handle;
 mod log;
 mod machine;
+pub(crate) mod members;
 pub mod network;
 mod peer;
 mod propose;
@@ -20,5 +21,6 @@ pub mod serve;
 mod suite;
 pub mod types;
 
-pub use handle::{Group, GroupError, ProposeError, Proposed, Setup, Status, Unavailable};
+pub use handle::{Birth, Group, GroupError, ProposeError, Proposed, Setup, Status, Unavailable};
+pub use machine::FORMAT;
 pub use types::Timing;

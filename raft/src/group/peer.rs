@@ -4,6 +4,7 @@ use super::log::invalid;
 use super::machine::Replica;
 use super::network::{Transport, Unreachable};
 use super::types::{self, LogId, TypeConfig, Vote};
+use crate::member::node_of;
 use crate::store::snapshot::{CHUNK, SnapshotFile};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -72,7 +73,7 @@ impl Peers {
     fn peer(&self, member: u64, opening: Option<Duration>) -> Peer {
         Peer {
             peers: self.clone(),
-            node: types::node_of(member),
+            node: node_of(member),
             member,
             opening,
         }

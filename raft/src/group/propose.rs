@@ -6,11 +6,12 @@
 //! once that is over, a command that was proposed in it has an unknown outcome, and one that was not
 //! surely has none. The same loop proposes ticks while time has something to do.
 
-use super::machine::{Batch, FORMAT, Pulse, Replica};
-use super::types::{self, LeaderId, Record, Replies, TypeConfig};
+use super::machine::{Batch, Pulse, Replica};
+use super::types::{LeaderId, Record, Replies, TypeConfig};
 use crate::clock::{self, Instant};
 use crate::codec::{self, Role};
 use crate::machine::Clock;
+use crate::member::node_of;
 use crate::tasks;
 use bytes::Bytes;
 use openraft::Raft;
@@ -19,7 +20,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use pontoon_proto::id::NodeId;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -169,6 +170,8 @@ pub(crate) struct Proposer {
     pub(crate) kind: u8,
     /// The encoded tick.
     pub(crate) tick: Bytes,
+    /// The newest entry format that the cluster allows.
+    format: Arc<AtomicU16>,
     permits: Arc<Semaphore>,
     stamper: Stamper,
     /// When the last tick was proposed, and by whom it is being awaited.
@@ -183,6 +186,7 @@ impl Proposer {
         pulse: Arc<Pulse>,
         kind: u8,
         tick: Bytes,
+        format: Arc<AtomicU16>,
     ) -> Self {
         let now = clock::now();
         Self {
@@ -191,6 +195,7 @@ impl Proposer {
             pulse,
             kind,
             tick,
+            format,
             permits: Arc::new(Semaphore::new(PIPELINE)),
             stamper: Stamper::new(now),
             ticked: now,
@@ -243,7 +248,7 @@ impl Proposer {
             let leader = match self.raft.as_leader() {
                 Ok(leader) => *leader.leader_id(),
                 Err(forward) => {
-                    let hint = forward.leader_id.map(types::node_of);
+                    let hint = forward.leader_id.map(node_of);
                     while let Ok(proposal) = self.queue.try_recv() {
                         batch.push(proposal);
                     }
@@ -276,7 +281,7 @@ impl Proposer {
             .collect();
         let stamp = self.stamper.stamp(leader, self.pulse.clock(), clock::now());
         let body = Batch {
-            format: FORMAT,
+            format: self.format.load(Ordering::Acquire),
             stamp,
             commands,
         };
@@ -324,7 +329,7 @@ fn settle(
         Some(Err(ClientWriteError::ForwardToLeader(forward))) => {
             answer_all(
                 batch,
-                &Outcome::NotLeader(forward.leader_id.map(types::node_of)),
+                &Outcome::NotLeader(forward.leader_id.map(node_of)),
             );
         }
         Some(Err(_)) | None => answer_all(batch, &Outcome::Unknown),

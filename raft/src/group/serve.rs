@@ -5,8 +5,10 @@ use super::machine::Replica;
 use super::peer;
 use super::propose::{self, Outcome};
 use super::types::{self, Malformed, TypeConfig};
+use crate::catalog::command::Pace;
 use crate::clock;
 use crate::codec::{self, Role};
+use crate::member::node_of;
 use crate::store::snapshot::SnapshotFile;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -61,11 +63,17 @@ impl Registry {
         }
     }
 
-    /// From now on messages for this group are taken.
+    /// From now on messages for this group are taken, by this replica of it.
     pub fn add<M: crate::machine::Machine>(&self, group: &super::Group<M>) {
         let number = u32::from(group.id().number());
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
-        groups.insert(number, group.core().clone());
+        groups.insert(number, group.core());
+    }
+
+    /// Messages for a group are refused from now on.
+    pub fn remove(&self, group: pontoon_proto::id::GroupId) {
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.remove(&u32::from(group.number()));
     }
 
     /// Ends all groups; messages are refused from now on.
@@ -286,9 +294,13 @@ impl Registry {
             .envelope
             .as_ref()
             .and_then(|envelope| super::core::node_number(envelope.node));
+        let pace = match request.pace() {
+            pb::Pace::Lan => Pace::Lan,
+            pb::Pace::Wan | pb::Pace::Unspecified => Pace::Wan,
+        };
         let answer = match (self.core(request.envelope.as_ref()), from) {
-            (Ok(core), Some(from)) if types::node_of(request.member) == from => {
-                core.serve_beat(from, request.member).await
+            (Ok(core), Some(from)) if node_of(request.member) == from => {
+                core.serve_beat(request.member, pace).await
             }
             _ => Err(Unanswered::Unavailable),
         };
@@ -296,6 +308,7 @@ impl Registry {
         pb::BeatReply {
             refusal,
             leader_node: leader,
+            restart: answer.unwrap_or(false),
         }
     }
 }

@@ -72,26 +72,12 @@ fn replica(dir: &Path) -> Replica {
     Replica::new(Box::new(applier), snapshots, None)
 }
 
-/// Builds logs that stay open.
-struct Plain(fn() -> Disk);
-
-impl StoreBuilder<TypeConfig, GroupLog, Replica, (TempDir, Store)> for Plain {
-    async fn build(
-        &self,
-    ) -> Result<((TempDir, Store), GroupLog, Replica), StorageError<TypeConfig>> {
-        let dir = tempfile::tempdir().unwrap();
-        let store = (self.0)().open(dir.path());
-        let log = group_log(&store).await;
-        let replica = replica(dir.path());
-        Ok(((dir, store), log, replica))
-    }
-}
-
-/// A log that is closed and opened again after every write.
+/// A log that stays open, or is closed and opened again after every write.
 ///
-/// The suite's logs begin at index 1 and higher, as no real one does: ours would rightly be refused
-/// when they are opened again. So what is missing in front is filled, and hidden from the suite.
+/// The suite's logs begin at index 1 and higher, as no real one does: ours would rightly be refused.
+/// So what is missing in front is filled, and hidden from the suite.
 struct Reopened {
+    reopens: bool,
     disk: Disk,
     dir: PathBuf,
     store: Store,
@@ -107,6 +93,9 @@ struct Hiding {
 
 impl Reopened {
     async fn reopen(&mut self) {
+        if !self.reopens {
+            return;
+        }
         self.store.close().await;
         self.store = self.disk.open(&self.dir);
         self.log.log = group_log(&self.store).await;
@@ -211,11 +200,14 @@ impl RaftLogStorage<TypeConfig> for Reopened {
 }
 
 /// Builds [`Reopened`] logs.
-struct Reopening(fn() -> Disk);
+struct Builder {
+    reopens: bool,
+    disk: fn() -> Disk,
+}
 
-impl StoreBuilder<TypeConfig, Reopened, Replica, TempDir> for Reopening {
+impl StoreBuilder<TypeConfig, Reopened, Replica, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, Reopened, Replica), StorageError<TypeConfig>> {
-        let (dir, disk) = (tempfile::tempdir().unwrap(), (self.0)());
+        let (dir, disk) = (tempfile::tempdir().unwrap(), (self.disk)());
         let store = disk.open(dir.path());
         let log = Hiding {
             log: group_log(&store).await,
@@ -223,6 +215,7 @@ impl StoreBuilder<TypeConfig, Reopened, Replica, TempDir> for Reopening {
         };
         let replica = replica(dir.path());
         let reopened = Reopened {
+            reopens: self.reopens,
             disk,
             dir: dir.path().into(),
             store,
@@ -232,26 +225,34 @@ impl StoreBuilder<TypeConfig, Reopened, Replica, TempDir> for Reopening {
     }
 }
 
+fn sled() -> Disk {
+    Disk::Sled
+}
+
+fn memory() -> Disk {
+    Disk::Memory(Platter::default())
+}
+
+async fn passes(reopens: bool, disk: fn() -> Disk) {
+    Suite::test_all(Builder { reopens, disk }).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_storage_suite_passes_on_the_real_engine() {
-    Suite::test_all(Plain(|| Disk::Sled)).await.unwrap();
+    passes(false, sled).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_storage_suite_passes_on_the_simulated_engine() {
-    Suite::test_all(Plain(|| Disk::Memory(Platter::default())))
-        .await
-        .unwrap();
+    passes(false, memory).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_storage_suite_passes_when_the_real_engine_is_reopened_after_every_write() {
-    Suite::test_all(Reopening(|| Disk::Sled)).await.unwrap();
+    passes(true, sled).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_storage_suite_passes_when_the_simulated_engine_is_reopened_after_every_write() {
-    Suite::test_all(Reopening(|| Disk::Memory(Platter::default())))
-        .await
-        .unwrap();
+    passes(true, memory).await;
 }

@@ -1,11 +1,11 @@
 //! How the consensus library is set up, and how its types look on disk and on the wire.
 
+use crate::catalog::command::Pace;
 use crate::codec::{self, Corrupt, Role};
 use bytes::Bytes;
 use openraft::EmptyNode;
 use openraft::entry::RaftEntry as _;
 use openraft::vote::RaftLeaderId as _;
-use pontoon_proto::id::NodeId;
 use pontoon_proto::peer as pb;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -66,20 +66,6 @@ impl<'de> Deserialize<'de> for Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replies(pub Vec<Vec<u8>>);
 
-/// The member number of a node in one of its lives in a group: a node that lost its log comes back as
-/// another member, so that it can't vote twice.
-pub(crate) fn member(node: NodeId, life: u32) -> u64 {
-    u64::from(node.0) << LIFE_BITS | u64::from(life) & ((1 << LIFE_BITS) - 1)
-}
-
-/// The node behind a member number.
-pub(crate) fn node_of(member: u64) -> NodeId {
-    NodeId((member >> LIFE_BITS) as u32)
-}
-
-/// A million lives of four billion nodes.
-const LIFE_BITS: u32 = 20;
-
 /// How fast a group notices that its leader is gone.
 ///
 /// The heartbeat must be at least 4/3 of the longest round trip between voters plus the slowest
@@ -106,6 +92,14 @@ impl Timing {
             heartbeat: Duration::from_millis(heartbeat),
             election_min: Duration::from_millis(election_min),
             election_max: Duration::from_millis(election_max),
+        }
+    }
+
+    /// The timing of a pace.
+    pub const fn of_pace(pace: Pace) -> Timing {
+        match pace {
+            Pace::Lan => Timing::LAN,
+            Pace::Wan => Timing::WAN,
         }
     }
 
@@ -246,14 +240,6 @@ pub(crate) fn read_vote(record: &Bytes) -> Result<Vote, Corrupt> {
     })
 }
 
-/// The life of a node in a group; the first one needs no record.
-pub(crate) fn read_life(record: Option<&Bytes>) -> Result<u32, Corrupt> {
-    match record {
-        None => Ok(1),
-        Some(record) => codec::decode(&codec::unframe(Role::Life, 0, record)?.1),
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct StoredMeta {
     last: Option<(u64, u64, u64)>,
@@ -369,11 +355,5 @@ mod tests {
         assert_eq!(read_meta(&meta_body(&meta).unwrap()).unwrap(), meta);
         let empty = SnapshotMeta::default();
         assert_eq!(read_meta(&meta_body(&empty).unwrap()).unwrap(), empty);
-    }
-
-    #[test]
-    fn a_member_number_names_its_node() {
-        assert_eq!(node_of(member(NodeId(7), 3)), NodeId(7));
-        assert_ne!(member(NodeId(7), 3), member(NodeId(7), 4));
     }
 }

@@ -1,12 +1,20 @@
 //! The log engine: an ordered map of keys to values that survives a crash once synced.
 //!
-//! Two sides implement [`Engine`]: [`SledEngine`] here, and the simulated disk in
-//! [`super::memory`], which forgets what was not synced. Sled's types do not leave this file.
+//! Two sides implement [`Engine`]: the real disk in [`super::disk`], and the simulated one in
+//! [`super::memory`], which forgets what was not synced.
+//!
+//! Beside the map lie two slots of a few bytes each, outside of whatever the map is kept in. The
+//! storage thread notes in them how far each group was durable, so that a map that comes back short
+//! is noticed; see [`super::durable`].
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use bytes::Bytes;
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+
+/// The longest value that an engine must take. Sled moves an item that takes a quarter of a segment
+/// into a file of its own, which it never syncs; a leaf holds up to 17 values before it splits, and
+/// 17 * 8 KiB < 1 MiB / 4.
+pub const VALUE_MAX: usize = 8 * 1024;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,144 +25,74 @@ pub enum Write {
     Delete(Vec<u8>),
 }
 
+/// Where one group's keys are. A wipe gives the group another tree, so that nothing of the old one,
+/// however stale a page the disk brings back, can be taken for the new one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tree {
+    /// The group's number.
+    pub group: u16,
+    /// How often the group was begun on this node, from 1.
+    pub epoch: u32,
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "group-{}-{}", self.group, self.epoch)
+    }
+}
+
+impl Tree {
+    /// The reverse of `Display`.
+    pub fn parse(name: &str) -> Option<Tree> {
+        let (group, epoch) = name.strip_prefix("group-")?.split_once('-')?;
+        Some(Tree {
+            group: group.parse().ok()?,
+            epoch: epoch.parse().ok()?,
+        })
+    }
+}
+
 /// An ordered map per tree. It has one owner, the storage thread, and may block.
+///
+/// Errors of the kinds [`io::ErrorKind::InvalidData`] and [`io::ErrorKind::UnexpectedEof`] mean that
+/// what is stored is damaged; all others, that the disk can't be used now.
 pub trait Engine: Send + 'static {
     /// Shows all pairs with `from <= key < to`, in order, until `each` answers false.
     fn scan(
         &mut self,
-        tree: u16,
+        tree: Tree,
         from: &[u8],
         to: &[u8],
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> io::Result<()>;
 
     /// One value.
-    fn get(&mut self, tree: u16, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+    fn get(&mut self, tree: Tree, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
 
     /// Applies writes in order, all or none of them. They are readable at once, durable after the
-    /// next [`Engine::sync`].
-    fn apply(&mut self, tree: u16, writes: Vec<Write>) -> io::Result<()>;
+    /// next [`Engine::sync`]. What a crash leaves of the batches after the last sync is a prefix.
+    fn apply(&mut self, tree: Tree, writes: Vec<Write>) -> io::Result<()>;
 
-    /// Makes durable all that was applied. After an error nothing more may be acknowledged: the
-    /// kernel may have dropped the pages that it could not write.
+    /// Makes durable all that was applied, and the slots. After an error nothing more may be
+    /// acknowledged: the kernel may have dropped the pages that it could not write.
     fn sync(&mut self) -> io::Result<()>;
-}
 
-/// The real one.
-pub struct SledEngine {
-    db: sled::Db,
-    trees: BTreeMap<u16, sled::Tree>,
-    file: File,
-}
+    /// All trees that something was ever applied to, dropped ones excepted.
+    fn trees(&mut self) -> io::Result<Vec<Tree>>;
 
-impl SledEngine {
-    /// Sled refuses to change this after creation. An item may take a quarter of a segment before
-    /// sled moves it to a file of its own, which it never syncs; a leaf holds up to 17 of our
-    /// values before it splits, 17 * 8 KiB < 1 MiB / 4.
-    const SEGMENT: usize = 1024 * 1024;
+    /// Removes a tree. It may come back after a crash, until the next sync.
+    fn drop_tree(&mut self, tree: Tree) -> io::Result<()>;
 
-    /// The longest value; see [`Self::SEGMENT`].
-    pub const VALUE_MAX: usize = 8 * 1024;
+    /// What is in the two slots; empty when nothing was ever written there.
+    fn slots(&mut self) -> io::Result<[Bytes; 2]>;
 
-    /// Recent pages; recent entries are cached above this, so it only serves laggards.
-    const CACHE: u64 = 32 * 1024 * 1024;
+    /// Replaces the content of one slot. A crash before the next [`Engine::sync`] may leave the old
+    /// content, the new one, or neither; the other slot is not touched.
+    fn write_slot(&mut self, slot: usize, record: &[u8]) -> io::Result<()>;
 
-    /// Opens or creates the engine in a folder of its own.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        fs::create_dir_all(path)?;
-        remove_unfinished(path)?;
-        let db = sled::Config::new()
-            .path(path)
-            .segment_size(Self::SEGMENT)
-            .cache_capacity(Self::CACHE)
-            .flush_every_ms(None)
-            .open()
-            .map_err(plain)?;
-        let file = File::open(path.join("db"))?;
-        file.sync_all()?;
-        File::open(path)?.sync_all()?;
-        if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(Self {
-            db,
-            trees: BTreeMap::new(),
-            file,
-        })
-    }
+    /// Why nothing of the map can be read; none when it can. The slots can be used either way.
+    fn broken(&self) -> Option<String>;
 
-    fn tree(&mut self, number: u16) -> io::Result<&sled::Tree> {
-        if !self.trees.contains_key(&number) {
-            let tree = self
-                .db
-                .open_tree(format!("group-{number}"))
-                .map_err(plain)?;
-            self.trees.insert(number, tree);
-        }
-        self.trees
-            .get(&number)
-            .ok_or_else(|| io::Error::other("no such tree"))
-    }
-}
-
-impl Engine for SledEngine {
-    fn scan(
-        &mut self,
-        tree: u16,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> io::Result<()> {
-        for pair in self.tree(tree)?.range(from..to) {
-            let (key, value) = pair.map_err(plain)?;
-            if !each(&key, &value) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn get(&mut self, tree: u16, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let value = self.tree(tree)?.get(key).map_err(plain)?;
-        Ok(value.map(|value| value.to_vec()))
-    }
-
-    fn apply(&mut self, tree: u16, writes: Vec<Write>) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
-        for write in writes {
-            match write {
-                Write::Put(key, value) => batch.insert(key, value),
-                Write::Delete(key) => batch.remove(key),
-            }
-        }
-        self.tree(tree)?.apply_batch(batch).map_err(plain)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        // On Linux sled's flush only starts the write-out (sync_file_range), so the sync is ours.
-        self.db.flush().map_err(plain)?;
-        self.file.sync_data()
-    }
-}
-
-/// A crash in the middle of sled's own checkpoint leaves a file behind that makes its open fail.
-fn remove_unfinished(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let path: PathBuf = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
-fn plain(error: sled::Error) -> io::Error {
-    match error {
-        sled::Error::Io(error) => error,
-        other => io::Error::other(other),
-    }
+    /// Puts the map aside, whatever it is, and begins with an empty one.
+    fn restart(&mut self) -> io::Result<()>;
 }

@@ -1,21 +1,34 @@
 //! Durable state: logs, votes and marks in one engine, snapshots in files beside it.
 //!
-//! [`writer`] is the one thread that owns the engine: it takes jobs in order, of all groups, and
-//! makes them durable together with one sync. [`engine`] is what it writes to, [`memory`] the
-//! simulated one, [`log`] the handle of one group's log, [`snapshot`] the files. Nothing here knows
-//! the consensus library: entries are framed records with an index.
+//! [`log`] is the handle of one group's log, [`Store`] that of the one thread (`writer`) that owns
+//! the engine: it takes jobs in order, of all groups, and makes them durable together with one sync.
+//! Its work is in `core`, a log's layout in `layout`, what is known of an open one in `open`, reading
+//! it at the start in `recover`, and what makes a lost end noticed in [`durable`].
 //!
-//! Left out on purpose: a mark outside of the engine that says how far each log was durable. Sled
-//! cuts its own log at the first bad record, so a damaged end looks merely short; a hole or a bad
-//! record before the end is noticed at the start.
+//! [`engine`] is what it writes to: [`disk`] is the real one (with `slots`), [`memory`] the simulated
+//! one. [`snapshot`] has the files. Nothing here knows the consensus library: entries are framed
+//! records with an index.
+//!
+//! Damage is found when a log is opened: it is refused as a whole, and never repaired. What can't be
+//! decided on one node is whether the last batch before a crash was acknowledged, when it is the one
+//! that is damaged; see [`durable`].
 
+mod core;
+pub mod disk;
+pub(crate) mod durable;
 pub mod engine;
+mod error;
+mod layout;
 pub mod log;
 pub mod memory;
+mod open;
+mod recover;
+mod slots;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use error::StoreError;
 pub use log::{Log, Recovered};
-pub use writer::{Store, StoreError};
+pub use writer::{Steps, Store};

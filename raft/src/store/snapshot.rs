@@ -115,6 +115,26 @@ impl Snapshots {
         Ok(Some((meta, file)))
     }
 
+    /// Whether the newest snapshot is whole and holds what the log has forgotten: all before `first`.
+    /// An error of the kind `InvalidData` says that it is damaged.
+    pub fn reaches(&self, first: Option<u64>) -> io::Result<bool> {
+        let Some(first) = first else { return Ok(true) };
+        let Some(path) = self.finished()?.into_iter().max() else {
+            return Ok(false);
+        };
+        let index = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        SnapshotFile { path }.read()?;
+        Ok(index.is_some_and(|index| index + 1 >= first))
+    }
+
+    /// Removes all snapshots.
+    pub fn remove(&self) -> io::Result<()> {
+        for path in self.finished()? {
+            fs::remove_file(path)?;
+        }
+        File::open(&self.dir)?.sync_all()
+    }
+
     fn finished(&self) -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for entry in fs::read_dir(&self.dir)? {

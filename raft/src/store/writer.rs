@@ -1,18 +1,18 @@
-//! The one storage thread.
+//! The one storage thread, and the handle of it.
 //!
-//! It owns the engine. Jobs of all groups come through one bounded queue, in the order in which they
-//! were given; the thread drains what is there, applies it, syncs once, and only then tells each
-//! caller. So a sync is shared by everything that waited for the one before it. Deleting what a
-//! snapshot made superfluous happens in small steps while the queue is empty.
+//! Jobs of all groups come through one bounded queue, in the order in which they were given; the
+//! thread drains what is there, applies it, syncs once, and only then tells each caller. So a sync is
+//! shared by everything that waited for the one before it. Deleting what a snapshot made superfluous
+//! happens in small steps while the queue is empty.
 
-use super::engine::{Engine, SledEngine, Write};
+use super::core::{Core, Job};
+use super::disk::SledEngine;
+use super::engine::Engine;
+use super::error::StoreError;
 use super::log::{self, Recovered};
-use bytes::Bytes;
 use pontoon_proto::id::GroupId;
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::path::Path;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Jobs that may wait: each group has a few appends and reads in flight, so thousands mean that the
 /// disk stands still; then callers wait, and with them consensus.
@@ -21,119 +21,68 @@ const QUEUE: usize = 4096;
 /// What one sync may cover. More would only make the first in the batch wait longer.
 const BATCH_JOBS: usize = 1024;
 
-/// Keys removed per step of a purge: a step holds up the next append by about 2 ms.
-const PURGE_STEP: usize = 256;
-
-/// Called once what it stands for is durable, or surely will not be.
-pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
-
-/// Why a log can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The engine refused.
-    #[error("the log engine failed: {0}")]
-    Engine(#[source] io::Error),
-    /// The log has a hole or a bad record: this replica must not vote.
-    #[error(
-        "the log of {group} is damaged at index {index}: {why}; this node must not take part with \
-         it: move its data folder away and let it join as a new node, or restore the folder"
-    )]
-    Damaged {
-        /// Whose log.
-        group: GroupId,
-        /// Where.
-        index: u64,
-        /// What is wrong there.
-        why: String,
-    },
-    /// The storage thread is gone.
-    #[error("the storage thread has stopped")]
-    Stopped,
-}
-
-pub(super) enum Job {
-    Open {
-        group: GroupId,
-        reply: oneshot::Sender<Result<Recovered, StoreError>>,
-    },
-    Append {
-        group: GroupId,
-        records: Vec<(u64, Bytes)>,
-        done: Done,
-    },
-    Mark {
-        group: GroupId,
-        name: u8,
-        record: Bytes,
-        done: Done,
-    },
-    Lazy {
-        group: GroupId,
-        name: u8,
-        record: Bytes,
-    },
-    Truncate {
-        group: GroupId,
-        from: u64,
-    },
-    Purge {
-        group: GroupId,
-        upto: u64,
-        mark: Bytes,
-    },
-    Read {
-        group: GroupId,
-        from: u64,
-        to: u64,
-        bytes_max: usize,
-        reply: oneshot::Sender<io::Result<Vec<Bytes>>>,
-    },
-    Close {
-        reply: oneshot::Sender<()>,
-    },
-}
-
 /// The handle of the storage thread. The thread ends with the last handle, or at [`Store::close`].
 #[derive(Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
+    failure: watch::Receiver<Option<String>>,
 }
 
 impl Store {
     /// Opens the engine in `path` and starts the thread. Blocks while the engine recovers.
+    ///
+    /// A damaged engine opens too: then each group's [`Store::log`] says so.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let engine = SledEngine::open(path).map_err(StoreError::Engine)?;
-        Self::over(Box::new(engine))
+        Self::over(Box::new(SledEngine::open(path)?))
     }
 
     /// Starts the thread over any engine.
     pub fn over(engine: Box<dyn Engine>) -> Result<Store, StoreError> {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            engine,
-            queue,
-            pending: BTreeMap::new(),
-            lazy: BTreeMap::new(),
-            purges: VecDeque::new(),
-            waiting: Vec::new(),
-            failed: None,
-        };
+        let (store, steps) = Self::stepped(engine)?;
         std::thread::Builder::new()
             .name("pontoon-store".into())
-            .spawn(move || writer.run())
+            .spawn(move || steps.run())
             .map_err(StoreError::Engine)?;
-        Ok(Store { jobs })
+        Ok(store)
     }
 
-    /// Verifies one group's log and hands it out. Once per group and process.
+    /// The same without a thread: nothing happens but in [`Steps::step`].
+    pub fn stepped(engine: Box<dyn Engine>) -> Result<(Store, Steps), StoreError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (sender, failure) = watch::channel(None);
+        let core = Core::new(engine, sender)?;
+        Ok((Store { jobs, failure }, Steps { core, queue }))
+    }
+
+    /// Verifies one group's log and hands it out. Once per group and process, and once more after
+    /// each [`Store::wipe`].
     pub async fn log(&self, group: GroupId) -> Result<(log::Log, Recovered), StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs
-            .send(Job::Open { group, reply })
-            .await
-            .map_err(|_| StoreError::Stopped)?;
+        self.give(Job::Open { group, reply }).await?;
         let recovered = answer.await.map_err(|_| StoreError::Stopped)??;
         Ok((log::Log::new(group, self.jobs.clone()), recovered))
+    }
+
+    /// Forgets one group's log, votes and marks, whole or damaged, for good. Handles of it that were
+    /// handed out before must not be used any more. A crash on the way leaves the log as it was or
+    /// empty, never short.
+    ///
+    /// The replica has forgotten what it voted: it must come back as another member.
+    pub async fn wipe(&self, group: GroupId) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.give(Job::Wipe { group, reply }).await?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Why nothing is acknowledged any more, and what to do; none while all is well. Only another
+    /// process may try again.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    /// The same, to wait for.
+    pub fn failures(&self) -> watch::Receiver<Option<String>> {
+        self.failure.clone()
     }
 
     /// Writes all that was given and ends the thread.
@@ -143,225 +92,78 @@ impl Store {
             answer.await.ok();
         }
     }
+
+    async fn give(&self, job: Job) -> Result<(), StoreError> {
+        self.jobs.send(job).await.map_err(|_| StoreError::Stopped)
+    }
 }
 
-struct Writer {
-    engine: Box<dyn Engine>,
+/// A store's work, to be done step by step by whoever holds this.
+pub struct Steps {
+    core: Core,
     queue: mpsc::Receiver<Job>,
-    /// Writes of this round that the engine does not have yet.
-    pending: BTreeMap<u16, Vec<Write>>,
-    /// Marks that ride along with the next sync.
-    lazy: BTreeMap<(u16, u8), Bytes>,
-    /// What may be deleted: all log keys of the group up to the index.
-    purges: VecDeque<(GroupId, u64)>,
-    /// Who waits for this round's sync.
-    waiting: Vec<Done>,
-    /// After a failed write or sync nothing is acknowledged any more.
-    failed: Option<String>,
 }
 
-impl Writer {
+impl Steps {
+    /// Does what waits in the queue, up to one commit, or else a little of the chores. Never waits
+    /// for more. Answers whether there was anything to do.
+    pub fn step(&mut self) -> bool {
+        match self.queue.try_recv() {
+            Ok(job) => {
+                if let Some(reply) = self.round(job) {
+                    self.core.close();
+                    reply.send(()).ok();
+                }
+                true
+            }
+            Err(_) if self.core.has_chores() => {
+                self.core.chore();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     fn run(mut self) {
         while let Some(job) = self.next() {
-            let mut closing = self.take(job);
-            for _ in 1..BATCH_JOBS {
-                if closing.is_some() {
-                    break;
-                }
-                let Ok(job) = self.queue.try_recv() else {
-                    break;
-                };
-                closing = self.take(job);
-            }
-            if closing.is_some() || !self.waiting.is_empty() {
-                self.commit();
-            }
-            if let Some(reply) = closing {
-                drop(self.engine);
+            if let Some(reply) = self.round(job) {
+                self.core.close();
+                // Whoever waits for the end may open the engine again at once.
+                drop(self);
                 reply.send(()).ok();
                 return;
             }
         }
-        self.commit();
+        self.core.close();
     }
 
-    /// The next job; works on purges while there is none.
+    /// Takes this job and those behind it, and commits if somebody waits for it.
+    fn round(&mut self, job: Job) -> Option<oneshot::Sender<()>> {
+        let mut closing = self.core.take(job);
+        for _ in 1..BATCH_JOBS {
+            if closing.is_some() {
+                break;
+            }
+            let Ok(job) = self.queue.try_recv() else {
+                break;
+            };
+            closing = self.core.take(job);
+        }
+        if closing.is_none() && self.core.is_waited_for() {
+            self.core.commit();
+        }
+        closing
+    }
+
+    /// The next job; works on chores while there is none.
     fn next(&mut self) -> Option<Job> {
-        while !self.purges.is_empty() && self.failed.is_none() {
+        while self.core.has_chores() {
             match self.queue.try_recv() {
                 Ok(job) => return Some(job),
                 Err(mpsc::error::TryRecvError::Disconnected) => return None,
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    let result = self.purge_step();
-                    self.note(result);
-                }
+                Err(mpsc::error::TryRecvError::Empty) => self.core.chore(),
             }
         }
         self.queue.blocking_recv()
-    }
-
-    fn take(&mut self, job: Job) -> Option<oneshot::Sender<()>> {
-        match job {
-            Job::Open { group, reply } => {
-                let result = self.recover(group);
-                reply.send(result).ok();
-            }
-            Job::Append {
-                group,
-                records,
-                done,
-            } => {
-                let writes = self.pending.entry(group.number()).or_default();
-                for (index, record) in records {
-                    log::put(writes, index, &record);
-                }
-                self.waiting.push(done);
-            }
-            Job::Mark {
-                group,
-                name,
-                record,
-                done,
-            } => {
-                let writes = self.pending.entry(group.number()).or_default();
-                writes.push(Write::Put(log::mark_key(name), record.to_vec()));
-                self.waiting.push(done);
-            }
-            Job::Lazy {
-                group,
-                name,
-                record,
-            } => {
-                self.lazy.insert((group.number(), name), record);
-            }
-            Job::Truncate { group, from } => {
-                let result = self.truncate(group, from);
-                self.note(result);
-            }
-            Job::Purge { group, upto, mark } => {
-                let writes = self.pending.entry(group.number()).or_default();
-                writes.push(Write::Put(log::mark_key(log::PURGED), mark.to_vec()));
-                self.purges.push_back((group, upto));
-            }
-            Job::Read {
-                group,
-                from,
-                to,
-                bytes_max,
-                reply,
-            } => {
-                let result = self.read(group, from, to, bytes_max);
-                reply.send(result).ok();
-            }
-            Job::Close { reply } => return Some(reply),
-        }
-        None
-    }
-
-    fn commit(&mut self) {
-        for ((tree, name), record) in std::mem::take(&mut self.lazy) {
-            let writes = self.pending.entry(tree).or_default();
-            writes.push(Write::Put(log::mark_key(name), record.to_vec()));
-        }
-        let result = self.apply_all().and_then(|()| self.engine.sync());
-        self.note(result);
-        for done in self.waiting.drain(..) {
-            done(match &self.failed {
-                None => Ok(()),
-                Some(error) => Err(io::Error::other(error.clone())),
-            });
-        }
-    }
-
-    fn apply_all(&mut self) -> io::Result<()> {
-        self.usable()?;
-        for (tree, writes) in std::mem::take(&mut self.pending) {
-            self.engine.apply(tree, writes)?;
-        }
-        Ok(())
-    }
-
-    fn apply_one(&mut self, group: GroupId) -> io::Result<()> {
-        self.usable()?;
-        match self.pending.remove(&group.number()) {
-            Some(writes) => self.engine.apply(group.number(), writes),
-            None => Ok(()),
-        }
-    }
-
-    fn usable(&self) -> io::Result<()> {
-        match &self.failed {
-            None => Ok(()),
-            Some(error) => Err(io::Error::other(error.clone())),
-        }
-    }
-
-    fn note(&mut self, result: io::Result<()>) {
-        if let Err(error) = result
-            && self.failed.is_none()
-        {
-            tracing::error!(%error, "storage failed: nothing more is acknowledged by this process");
-            self.failed = Some(error.to_string());
-        }
-    }
-
-    fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError> {
-        self.apply_one(group).map_err(StoreError::Engine)?;
-        let recovered = log::recover(self.engine.as_mut(), group)?;
-        if recovered.first > 0 {
-            self.purges.push_back((group, recovered.first - 1));
-        }
-        Ok(recovered)
-    }
-
-    fn read(
-        &mut self,
-        group: GroupId,
-        from: u64,
-        to: u64,
-        bytes_max: usize,
-    ) -> io::Result<Vec<Bytes>> {
-        self.apply_one(group)?;
-        log::read(self.engine.as_mut(), group, from, to, bytes_max)
-    }
-
-    /// Removes the end of a log, last key first, so that it never has a hole.
-    fn truncate(&mut self, group: GroupId, from: u64) -> io::Result<()> {
-        self.apply_one(group)?;
-        let mut writes = Vec::new();
-        self.engine.scan(
-            group.number(),
-            &log::entry_key(from, 0),
-            &log::END,
-            &mut |key, _| {
-                writes.push(Write::Delete(key.to_vec()));
-                true
-            },
-        )?;
-        writes.reverse();
-        self.engine.apply(group.number(), writes)
-    }
-
-    fn purge_step(&mut self) -> io::Result<()> {
-        let Some((group, upto)) = self.purges.pop_front() else {
-            return Ok(());
-        };
-        // The mark goes first: entries without it would look like a hole.
-        self.apply_one(group)?;
-        let mut writes = Vec::new();
-        let end = log::entry_key(upto.saturating_add(1), 0);
-        self.engine.scan(
-            group.number(),
-            &log::entry_key(0, 0),
-            &end,
-            &mut |key, _| {
-                writes.push(Write::Delete(key.to_vec()));
-                writes.len() < PURGE_STEP
-            },
-        )?;
-        if writes.len() == PURGE_STEP {
-            self.purges.push_back((group, upto));
-        }
-        self.engine.apply(group.number(), writes)
     }
 }

@@ -60,10 +60,6 @@ impl<M: Machine> Published<M> {
 
     /// Begins again from this state, for a new incarnation of the group: its indices have nothing
     /// to do with those published so far. The replica that published them must have ended.
-    #[allow(
-        dead_code,
-        reason = "until the cluster starts groups again in one process"
-    )]
     pub(crate) fn reset(&self, machine: &M) {
         self.show(machine, 0);
         self.restored.send_modify(|count| *count += 1);
