@@ -186,6 +186,7 @@ pub(super) fn config(
             ops: local(listen.ops),
         },
         advertise: Default::default(),
+        tls: Default::default(),
         limits: Default::default(),
         log: Log::default(),
     };

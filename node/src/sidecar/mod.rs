@@ -118,8 +118,11 @@ impl Drop for Entered<'_> {
 pub async fn run(options: Options) -> Result<(), Stop> {
     let leashed = options.exit_with_stdin;
     let settings = options.settings()?;
-    crate::telemetry::start("info", crate::config::raw::LogFormat::Text)
-        .map_err(|text| Stop { code: 64, text })?;
+    crate::telemetry::start(
+        crate::config::raw::FILTER,
+        crate::config::raw::LogFormat::Text,
+    )
+    .map_err(|text| Stop { code: 64, text })?;
     let drain = Arc::new(Drain::default());
     let listener = drain.listener();
     let (mut term, mut int) = signals().map_err(|error| Stop {
