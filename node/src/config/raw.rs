@@ -193,7 +193,10 @@ impl Default for Limits {
 }
 
 /// The default log filter: ours at INFO. The consensus library tells each election there, at length.
-pub const FILTER: &str = "info,openraft=warn";
+/// Two of its modules speak only of messages that find a group stopped, as at every clean stop, and
+/// call that an error; when a group stops for another reason, `openraft::core` says which.
+pub const FILTER: &str =
+    "info,openraft=warn,openraft::raft::raft_inner=off,openraft::raft::stream_append=off";
 
 /// Logging.
 #[derive(Clone, Debug, Deserialize, Serialize)]

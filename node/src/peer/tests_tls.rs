@@ -174,8 +174,9 @@ async fn whoever_shows_no_certificate_is_refused() {
     let node = Node::start(Some(ca.tls("n2"))).await;
     let trust = Trust::open(&ca.pem()).unwrap();
     let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).unwrap();
+    let socket = net::dial(&node.address, WITHIN).await.unwrap();
     let channel = trust
-        .channel(endpoint, &node.address, WITHIN)
+        .channel(endpoint, socket, &node.address)
         .await
         .unwrap();
     let ping = pb::PingRequest::default();

@@ -54,6 +54,8 @@ pub(crate) struct Port {
     name: &'static str,
     tls: Option<Tls>,
     whom: For,
+    /// Where there is TLS, clear text is taken as well.
+    clear_too: bool,
     said: Arc<Said>,
 }
 
@@ -104,12 +106,19 @@ impl Port {
             name,
             tls,
             whom,
+            clear_too: false,
             said: Arc::default(),
         }
     }
 
+    /// The same, also for callers in clear text, if `clear` says so.
+    pub(crate) fn and_clear_text(mut self, clear: bool) -> Self {
+        self.clear_too = clear;
+        self
+    }
+
     /// The connection, when it is of the right kind; the log says why not.
-    async fn greet(&self, mut stream: TcpStream) -> Option<Stream> {
+    pub(crate) async fn greet(&self, mut stream: TcpStream) -> Option<Stream> {
         let _or_broken = stream.set_nodelay(true);
         let mut first = [0];
         if stream.peek(&mut first).await.ok()? == 0 {
@@ -125,17 +134,13 @@ impl Port {
                 linger(stream).await;
                 None
             }
+            Some(_) if !speaks_tls && self.clear_too => Some(Stream::clear(stream)),
             Some(tls) => self.handshake(stream, tls, speaks_tls).await,
         }
     }
 
     /// Our side of the handshake, also with one who speaks clear text: it gets TLS's own answer.
-    pub(crate) async fn handshake(
-        &self,
-        stream: TcpStream,
-        tls: &Tls,
-        speaks_tls: bool,
-    ) -> Option<Stream> {
+    async fn handshake(&self, stream: TcpStream, tls: &Tls, speaks_tls: bool) -> Option<Stream> {
         let config = match self.whom {
             For::Nodes => tls.for_nodes(),
             For::Others => tls.for_others(),
@@ -149,12 +154,8 @@ impl Port {
             Err((error, stream)) => {
                 let text = match (speaks_tls, self.whom) {
                     (true, _) => &explain::io(&error),
-                    (false, For::Nodes) => {
-                        "it speaks clear text, and this node speaks TLS: set [tls] on the other node as well, or on neither"
-                    }
-                    (false, For::Others) => {
-                        "it speaks clear text, and this port speaks TLS: use https:// and --ca-file, or PONTOON_CA_FILE"
-                    }
+                    (false, For::Nodes) => CLEAR_NODE,
+                    (false, For::Others) => CLEAR_OTHER,
                 };
                 self.refuse(&stream, text);
                 linger(stream).await;
@@ -185,6 +186,12 @@ async fn linger(mut stream: TcpStream) {
     let drain = tokio::io::copy(&mut rest, &mut nowhere);
     let _or_timed_out = tokio::time::timeout(LINGER.0, drain).await;
 }
+
+/// What the log says of clear text where TLS is configured.
+const CLEAR_NODE: &str = "it speaks clear text, and this node speaks TLS: set [tls] on the other \
+                          node as well, or on neither";
+const CLEAR_OTHER: &str = "it speaks clear text, and this port speaks TLS: give it --ca-file or \
+                           PONTOON_CA_FILE, and endpoints that begin with https://";
 
 /// What the log says where no TLS is configured.
 const WANTS_TLS: &str = "it speaks TLS, and this node speaks clear text: set [tls] on this node \

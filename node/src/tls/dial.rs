@@ -6,13 +6,12 @@
 use super::files::{Named, Problem};
 use super::once::Once;
 use super::{Stream, explain, material};
-use crate::net::{self, TcpStream};
+use crate::net::TcpStream;
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
@@ -67,8 +66,8 @@ impl Trust {
         handshake(self.0.now.load().http1.clone(), stream, address).await
     }
 
-    /// A gRPC channel over one new connection to host:port. `endpoint` has its settings; the scheme
-    /// of its URI is not looked at.
+    /// A gRPC channel over this new connection to host:port. `endpoint` has its settings; the scheme
+    /// of its URI is not looked at. The caller bounds the time.
     ///
     /// # Errors
     ///
@@ -76,23 +75,15 @@ impl Trust {
     pub(crate) async fn channel(
         &self,
         endpoint: Endpoint,
+        stream: TcpStream,
         address: &str,
-        within: Duration,
     ) -> Result<Channel, String> {
-        let connect = async {
-            let stream = net::dial(address, within)
-                .await
-                .map_err(|error| error.to_string())?;
-            let config = self.0.now.load().h2.clone();
-            let stream = handshake(config, stream, address).await?;
-            endpoint
-                .connect_with_connector(Once::new(stream))
-                .await
-                .map_err(|error| format!("it speaks no HTTP/2: {error}"))
-        };
-        tokio::time::timeout(within, connect)
+        let config = self.0.now.load().h2.clone();
+        let stream = handshake(config, stream, address).await?;
+        endpoint
+            .connect_with_connector(Once::new(stream))
             .await
-            .unwrap_or_else(|_| Err("no answer in time".into()))
+            .map_err(|error| format!("it speaks no HTTP/2: {error}"))
     }
 }
 

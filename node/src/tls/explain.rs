@@ -33,26 +33,6 @@ pub(crate) fn io(error: &io::Error) -> String {
     }
 }
 
-/// The TLS error below an error of tonic or hyper, in words; `None` when it is about something else.
-pub(crate) fn within(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<Error>() {
-            return Some(tls(error));
-        }
-        // An io::Error's source skips what it wraps.
-        if let Some(inner) = error
-            .downcast_ref::<io::Error>()
-            .and_then(|error| error.get_ref())
-            && let Some(error) = inner.downcast_ref::<Error>()
-        {
-            return Some(tls(error));
-        }
-        next = error.source();
-    }
-    None
-}
-
 /// What an error of the TLS library means.
 pub(crate) fn tls(error: &Error) -> String {
     match error {
@@ -61,7 +41,8 @@ pub(crate) fn tls(error: &Error) -> String {
             "it shows no certificate: set [tls] with tls.cert_file and tls.key_file on it".into()
         }
         Error::InvalidMessage(_) => {
-            "it speaks clear text, and we speak TLS: set [tls] on both nodes, or on neither".into()
+            "it speaks clear text, and we speak TLS: set [tls] on that node, or use none here"
+                .into()
         }
         Error::AlertReceived(alert) => alerted(*alert),
         Error::PeerIncompatible(_) => format!("it speaks no TLS 1.3 that we know: {error}"),

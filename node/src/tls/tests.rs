@@ -316,3 +316,36 @@ async fn o_log_1_changed_files_are_taken_up_broken_ones_reported_once_and_no_key
         }
     }
 }
+
+#[tokio::test]
+async fn a_port_for_others_takes_clear_text_only_where_that_is_allowed() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_stream::StreamExt as _;
+    let (log, _guard) = Log::start();
+    let ca = Ca::new();
+    for allowed in [true, false] {
+        let port = accept::Port::new("worker", Some(ca.tls("n1")), accept::For::Others)
+            .and_clear_text(allowed);
+        let listener = crate::net::listen("tests", "127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut incoming = accept::incoming(listener, port);
+        let within = Duration::from_secs(5);
+        let mut clear = crate::net::dial(&address, within).await.unwrap();
+        clear.write_all(b"CONNECT / HTTP/1.1\r\n").await.unwrap();
+        if allowed {
+            let mut stream = incoming.next().await.unwrap().unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), b'C');
+        } else {
+            assert_eq!(clear.read_u8().await.unwrap(), 21, "an alert");
+            assert_eq!(
+                log.lines("it speaks clear text, and this port speaks TLS"),
+                1
+            );
+        }
+        let trust = dial::Trust::open(&ca.pem()).unwrap();
+        let socket = crate::net::dial(&address, within).await.unwrap();
+        let (dialed, accepted) = tokio::join!(trust.http1(socket, &address), incoming.next());
+        dialed.unwrap().write_all(b"x").await.unwrap();
+        assert_eq!(accepted.unwrap().unwrap().read_u8().await.unwrap(), b'x');
+    }
+}
