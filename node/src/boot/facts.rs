@@ -4,6 +4,7 @@ use super::wiring::Parts;
 use crate::drain::{Draining, Stage};
 use crate::ops::Sources;
 use crate::ops::ready::{DirectoryFacts, Facts, GroupFacts};
+use crate::tls::Tls;
 use pontoon_proto::id::NodeId;
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::cluster::Cluster;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
     let cluster = parts.cluster.clone();
     let members = parts.config.members.clone();
+    let tls = parts.peers.tls().cloned();
     Sources {
         alive: Arc::new(|| Ok(())),
         facts: Arc::new(move || {
@@ -30,6 +32,7 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
             }
         }),
         metrics: parts.metrics.clone(),
+        certificates: Arc::new(move || tls.as_ref().map(Tls::expiry)),
     }
 }
 

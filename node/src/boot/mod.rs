@@ -12,8 +12,9 @@ use crate::config::raw::TimingName;
 use crate::config::{Config, ConfigError, Layers};
 use crate::drain::{Drain, Draining, Stage};
 use crate::net::{self, TcpListener};
-use crate::peer::{Me, Peers};
+use crate::peer::{Me, Peers, Place};
 use crate::tasks::{self, Kind};
+use crate::tls::{Tls, reload};
 use pontoon_proto::id::{NodeBoot, NodeId};
 use pontoon_raft::catalog::command::{Command, Node, Reply};
 use pontoon_raft::cluster::{self, Cluster};
@@ -43,6 +44,9 @@ pub struct Options {
     /// Overrides one key of the configuration, for example listen.client=127.0.0.1:1.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Allows clear text beyond loopback, as `insecure = true` does.
+    #[arg(long)]
+    pub insecure: bool,
     /// Checks the configuration and exits.
     #[arg(long)]
     pub check: bool,
@@ -89,6 +93,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     let token = read(&raw.cluster.join_token_file, "cluster.join_token_file")?;
     let config = Config::validate(raw, &token)?;
+    let tls = open_tls(&config)?;
     if options.check {
         println!("{}: good", options.config.display());
         return Ok(());
@@ -99,7 +104,17 @@ pub async fn run(options: Options) -> Result<(), Error> {
         crate::dev::leash::end_with_stdin();
     }
     let listeners = Listeners::bind(&config).await?;
-    serve(Arc::new(config), listeners).await
+    serve(Arc::new(config), tls, listeners).await
+}
+
+/// Reads the certificates; what is wrong with them is wrong with the configuration.
+fn open_tls(config: &Config) -> Result<Option<Tls>, ConfigError> {
+    let Some(tls) = &config.tls else {
+        return Ok(None);
+    };
+    Tls::open(tls.files.clone(), &config.name, &tls.cluster)
+        .map(Some)
+        .map_err(|problem| ConfigError(problem.0))
 }
 
 fn layers(options: &Options) -> Result<Layers, ConfigError> {
@@ -108,7 +123,11 @@ fn layers(options: &Options) -> Result<Layers, ConfigError> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let path = options.config.display().to_string();
-    Layers::new(&path, &text, &environment, &options.set)
+    let mut layers = Layers::new(&path, &text, &environment, &options.set)?;
+    if options.insecure {
+        layers.flag("insecure", "true", "--insecure")?;
+    }
+    Ok(layers)
 }
 
 fn read(path: &PathBuf, key: &str) -> Result<String, ConfigError> {
@@ -141,7 +160,7 @@ impl Listeners {
     }
 }
 
-async fn serve(config: Arc<Config>, listeners: Listeners) -> Result<(), Error> {
+async fn serve(config: Arc<Config>, tls: Option<Tls>, listeners: Listeners) -> Result<(), Error> {
     let number = config
         .members
         .iter()
@@ -151,12 +170,16 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> Result<(), Error> {
         .map_err(|error| Error::Start(error.to_string()))?;
     let at = identity.at();
     tracing::info!(node = %config.name, number = number.0, boot = at.boot, region = %config.region, "starting");
-    let peers = Peers::new(Me {
+    if let Some(tls) = &tls {
+        tasks::spawn(Kind::Worker, "certificates", reload::follow(tls.clone()));
+    }
+    let me = Me {
         cluster: config.cluster_id,
         name: config.name.clone(),
         at,
-    });
-    peers.set_addresses(member_addresses(&config));
+    };
+    let peers = Peers::new(me, tls);
+    peers.set_places(member_places(&config));
     let cluster = Cluster::start(identity, cluster_options(&config, &peers))
         .await
         .map_err(|error| Error::Start(error.to_string()))?;
@@ -176,13 +199,15 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> Result<(), Error> {
     Ok(())
 }
 
-fn member_addresses(config: &Config) -> BTreeMap<NodeId, String> {
-    config
-        .members
-        .iter()
-        .enumerate()
-        .map(|(index, member)| (NodeId(index as u32 + 1), member.peer.clone()))
-        .collect()
+fn member_places(config: &Config) -> BTreeMap<NodeId, Place> {
+    let places = config.members.iter().enumerate().map(|(index, member)| {
+        let place = Place {
+            name: member.name.clone(),
+            address: member.peer.clone(),
+        };
+        (NodeId(index as u32 + 1), place)
+    });
+    places.collect()
 }
 
 fn cluster_options(config: &Config, peers: &Peers) -> cluster::Options {
@@ -244,9 +269,15 @@ async fn introduce(config: Arc<Config>, cluster: Cluster, peers: Peers) {
                 Err(error) => tracing::debug!(%error, "not in the catalog yet; trying again"),
             }
         }
-        let mut addresses = member_addresses(&config);
-        addresses.extend(state.nodes().map(|node| (node.at.node, node.peer.clone())));
-        peers.set_addresses(addresses);
+        let mut places = member_places(&config);
+        places.extend(state.nodes().map(|node| {
+            let place = Place {
+                name: node.name.clone(),
+                address: node.peer.clone(),
+            };
+            (node.at.node, place)
+        }));
+        peers.set_places(places);
         tokio::time::sleep(FOLLOW_CATALOG).await;
     }
 }

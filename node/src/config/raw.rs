@@ -25,6 +25,9 @@ pub struct Raw {
     /// How others reach this node, host:port; default: as `listen`.
     #[serde(default)]
     pub advertise: Advertise,
+    /// Certificates between nodes and for operators and sidecars.
+    #[serde(default)]
+    pub tls: Tls,
     /// Bounds on clients.
     #[serde(default)]
     pub limits: Limits,
@@ -149,6 +152,18 @@ pub struct Advertise {
     pub ops: Option<String>,
 }
 
+/// Certificates: all three files, or none for clear text. They are read again when they change.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The CAs whose certificates are believed, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// This node's certificate and those between it and the CA, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    pub key_file: Option<PathBuf>,
+}
+
 /// Bounds on clients (contract C-LSN-3, C-LSN-4).
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -177,11 +192,17 @@ impl Default for Limits {
     }
 }
 
+/// The default log filter: ours at INFO. The consensus library tells each election there, at length.
+/// Two of its modules speak only of messages that find a group stopped, as at every clean stop, and
+/// call that an error; when a group stops for another reason, `openraft::core` says which.
+pub const FILTER: &str =
+    "info,openraft=warn,openraft::raft::raft_inner=off,openraft::raft::stream_append=off";
+
 /// Logging.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// A tracing filter. Default `info`.
+    /// A tracing filter. Default [`FILTER`].
     pub filter: String,
     /// `text` (default) or `json`.
     pub format: LogFormat,
@@ -190,7 +211,7 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            filter: "info".into(),
+            filter: FILTER.into(),
             format: LogFormat::Text,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! [`super::raft`] is the raft half. Every request names the cluster in its envelope; one of another
 //! cluster is refused before anything looks at the rest, whether it came by a wrong address or by a
-//! wrong configuration.
+//! wrong configuration. With TLS, the node that it names must be the one of the caller's certificate.
 
 use super::raft::Groups;
 use super::{
@@ -10,11 +10,13 @@ use super::{
     STREAM_WINDOW,
 };
 use crate::net::TcpListener;
+use crate::tls::Caller;
+use crate::tls::accept::{self, For, Port};
 use futures::future::BoxFuture;
 use pb::pass_reply::Outcome;
 use pb::peer_server::{Peer, PeerServer};
 use pb::raft_server::RaftServer;
-use pontoon_proto::id::WorkerId;
+use pontoon_proto::id::{NodeId, WorkerId};
 use pontoon_proto::peer as pb;
 use pontoon_proto::worker::NodeMessage;
 use pontoon_raft::cluster::Cluster;
@@ -22,7 +24,6 @@ use prost::Message as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Error, Server};
 use tonic::{Request, Response, Status};
 
@@ -59,6 +60,7 @@ pub async fn serve(
         peers: peers.clone(),
         cluster: cluster.clone(),
     });
+    let port = Port::new("peer", peers.tls().cloned(), For::Nodes);
     let peer = PeerServer::new(Answers {
         peers,
         cluster,
@@ -81,7 +83,7 @@ pub async fn serve(
                 .max_encoding_message_size(MESSAGE_MAX),
         )
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            accept::incoming(listener, port),
             stop.clone().cancelled_owned(),
         );
     let cut = async {
@@ -109,6 +111,38 @@ impl Me {
     }
 }
 
+impl Peers {
+    /// Refuses a message that is not of this cluster, and one that names another node than the
+    /// certificate of whoever sent it. A number that this node doesn't know yet passes: its replica of
+    /// the catalog may be behind, and the cluster's CA has vouched for the sender.
+    pub(super) fn admit(
+        &self,
+        caller: Option<&Caller>,
+        envelope: Option<&pb::Envelope>,
+    ) -> Result<(), Status> {
+        self.0.me.admit(envelope)?;
+        let certified = caller.and_then(|caller| caller.nodes.as_deref());
+        let (Some(certified), Some(envelope)) = (certified, envelope) else {
+            return Ok(());
+        };
+        let number = u32::try_from(envelope.node).map(NodeId);
+        let places = self.0.places.load();
+        let claimed = number.ok().and_then(|number| places.get(&number));
+        match claimed {
+            Some(place) if !certified.contains(&place.name) => {
+                Err(Status::permission_denied(format!(
+                    "the message names node {} ({}), and its sender's certificate is for {}: does \
+                     that node have another one's certificate?",
+                    envelope.node,
+                    place.name,
+                    certified.join(", ")
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Who this node is, and its attached sidecars.
 struct Answers {
     peers: Peers,
@@ -123,7 +157,9 @@ impl Peer for Answers {
         request: Request<pb::PingRequest>,
     ) -> Result<Response<pb::PingReply>, Status> {
         let me = &self.peers.0.me;
-        me.admit(request.get_ref().envelope.as_ref())?;
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
         let at = self.peers.at();
         Ok(Response::new(pb::PingReply {
             name: me.name.clone(),
@@ -138,8 +174,10 @@ impl Peer for Answers {
         &self,
         request: Request<pb::PassRequest>,
     ) -> Result<Response<pb::PassReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
         let request = request.into_inner();
-        self.peers.0.me.admit(request.envelope.as_ref())?;
         let worker = WorkerId::from_slice(&request.worker)
             .ok_or_else(|| Status::invalid_argument("a worker id has 16 bytes"))?;
         let message = NodeMessage::decode(request.message)
