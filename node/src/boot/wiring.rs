@@ -1,7 +1,7 @@
 //! Connects the parts of a node to each other, and starts serving.
 
 use super::Listeners;
-use super::facts;
+use super::{facts, joining};
 use super::replicas::Replicas;
 use crate::call::{self, Counters};
 use crate::config::Config;
@@ -82,11 +82,17 @@ impl Parts {
             async move { sidecars.pass(worker, message, confirm).await.into() }.boxed()
         });
         let peers = self.peers.clone();
+        let handlers = peer::Handlers {
+            pass,
+            greet: joining::greet(self.cluster.identity()),
+            admit: joining::admission(&self.config, &self.cluster, &peers),
+            folder: self.cluster.identity().folder(),
+        };
         let serving = peer::serve(
             listeners.peer,
             peers,
-            self.cluster.clone(),
-            pass,
+            Some(self.cluster.clone()),
+            handlers,
             stop.clone(),
         );
         tasks::spawn(Kind::Critical, "peer port", async move {

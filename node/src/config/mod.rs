@@ -14,6 +14,7 @@ pub mod raw;
 pub use layers::{Layers, Origin};
 
 use crate::tls::Files;
+use pontoon_proto::id::NodeId;
 use pontoon_raft::catalog::command::Survive;
 use raw::{LogFormat, Member, Raw, SurviveName, TimingName};
 use sha2::{Digest as _, Sha256};
@@ -24,7 +25,7 @@ use std::time::Duration;
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node's name; one of the members'.
+    /// This node's name; one of the members', or that of a node that joins them.
     pub name: String,
     /// Its region's name.
     pub region: String,
@@ -40,6 +41,8 @@ pub struct Config {
     pub timing: TimingName,
     /// Silence after which a node's boot is declared over.
     pub node_lost_after: Duration,
+    /// Silence after which a node's places in all groups are given to others.
+    pub node_dead_after: Duration,
     /// The first members, in order.
     pub members: Vec<Member>,
     /// Where to listen.
@@ -141,6 +144,7 @@ impl Config {
             },
             timing: raw.cluster.timing,
             node_lost_after: Duration::from_millis(raw.cluster.node_lost_after_ms),
+            node_dead_after: Duration::from_millis(raw.cluster.node_dead_after_ms),
             members: raw.cluster.members,
             clear_sidecars: raw.insecure || raw.listen.worker.ip().is_loopback(),
             listen: raw.listen,
@@ -155,15 +159,37 @@ impl Config {
     }
 }
 
+impl Config {
+    /// This node's place in the list of first members, if it has one.
+    pub fn number(&self) -> Option<NodeId> {
+        let place = self.members.iter().position(|one| one.name == self.name);
+        place.map(|index| NodeId(index as u32 + 1))
+    }
+}
+
 fn check_members(raw: &Raw) -> Result<(), ConfigError> {
     let members = &raw.cluster.members;
-    let Some(me) = members.iter().find(|member| member.name == raw.name) else {
+    let me = members.iter().find(|member| member.name == raw.name);
+    if me.is_none() && !raw.cluster.join {
         return bad(format!(
-            "name is {:?}, but cluster.members has no such member: add it, or correct the name",
+            "name is {:?}, but cluster.members has no such member: correct the name, or say \
+             cluster.join = true for a node that comes to a cluster that exists",
             raw.name
         ));
-    };
-    if me.region != raw.region {
+    }
+    if members.is_empty() {
+        return bad("cluster.members is empty: name the first members, the same on every node");
+    }
+    if me.is_none() && !(is_label(&raw.name) && is_label(&raw.region)) {
+        return bad(format!(
+            "name {:?} and region {:?} must be DNS labels (a-z, 0-9, inner hyphens, at most 63 \
+             characters)",
+            raw.name, raw.region
+        ));
+    }
+    if let Some(me) = me
+        && me.region != raw.region
+    {
         return bad(format!(
             "region is {:?}, but cluster.members puts {:?} in {:?}: make them the same",
             raw.region, raw.name, me.region

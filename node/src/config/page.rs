@@ -22,6 +22,8 @@ fn full() -> Raw {
             survive: SurviveName::Region,
             timing: TimingName::Wan,
             node_lost_after_ms: 5_000,
+            node_dead_after_ms: 600_000,
+            join: true,
             members: vec![Member {
                 name: "a".into(),
                 region: "r".into(),

@@ -34,7 +34,7 @@ pub(super) fn check(raw: &Raw) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn numbers(raw: &Raw) -> [Number; 6] {
+fn numbers(raw: &Raw) -> [Number; 7] {
     let limits = &raw.limits;
     [
         Number {
@@ -44,6 +44,14 @@ fn numbers(raw: &Raw) -> [Number; 6] {
             max: 600_000,
             below: "nodes beat once a second, so a healthy node would be declared lost",
             above: "the sessions and slots of a dead node would be held for so long",
+        },
+        Number {
+            key: "cluster.node_dead_after_ms",
+            value: raw.cluster.node_dead_after_ms,
+            min: 10_000,
+            max: 86_400_000,
+            below: "a node that restarts would lose its places, and voters would move back and forth",
+            above: "a group would go on for more than a day with a voter less",
         },
         Number {
             key: "limits.header_list_bytes",

@@ -49,19 +49,32 @@ pub struct Cluster {
     /// What region groups outlive: `region` (default) or `zone`.
     #[serde(default)]
     pub survive: SurviveName,
-    /// How patient the groups are: `wan` (default) or `lan`. The same on every node.
+    /// How patient the groups are: `auto` (default), `wan` or `lan`. The same on every node.
     #[serde(default)]
     pub timing: TimingName,
     /// Silence after which a node's boot is declared over. Default 5,000; at least 2,000. Shorter:
     /// a pause costs a node its entries. Longer: sessions of a dead node end later.
     #[serde(default = "node_lost_after_ms")]
     pub node_lost_after_ms: u64,
+    /// Silence after which a node's places in all groups are given to others. Default 600,000; at
+    /// least 10,000. Shorter: a restart moves voters back and forth. Longer: a group goes on for so
+    /// long with a voter less.
+    #[serde(default = "node_dead_after_ms")]
+    pub node_dead_after_ms: u64,
+    /// This node is not among the first members and asks them to be admitted. Default false, so that
+    /// a misspelled name does not become a new node.
+    #[serde(default)]
+    pub join: bool,
     /// The first members, in the same order on every node; their positions are their numbers.
     pub members: Vec<Member>,
 }
 
 fn node_lost_after_ms() -> u64 {
     5_000
+}
+
+fn node_dead_after_ms() -> u64 {
+    600_000
 }
 
 /// One of the first members.
@@ -87,12 +100,14 @@ pub enum SurviveName {
     Zone,
 }
 
-/// `wan` or `lan`.
+/// `auto`, `wan` or `lan`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum TimingName {
-    /// Heartbeat 225 ms, election 550 to 800 ms: round trips up to 150 ms.
+    /// Each group by the round trips between its voters.
     #[default]
+    Auto,
+    /// Heartbeat 225 ms, election 550 to 800 ms: round trips up to 150 ms.
     Wan,
     /// Heartbeat 50 ms, election 150 to 250 ms: round trips of a few milliseconds.
     Lan,

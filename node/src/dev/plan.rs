@@ -190,6 +190,8 @@ pub(super) fn config(
             survive: SurviveName::Region,
             timing: TimingName::Wan,
             node_lost_after_ms: 5_000,
+            node_dead_after_ms: 600_000,
+            join: false,
             members: nodes
                 .iter()
                 .map(|node| Member {

@@ -20,7 +20,7 @@ mod tests_tls;
 mod transport;
 
 pub use link::Place;
-pub use serve::{PassHandler, serve};
+pub use serve::{AdmitHandler, GreetHandler, Handlers, PassHandler, serve};
 
 use crate::clock;
 use crate::tls::Tls;
@@ -30,7 +30,9 @@ use futures::future::BoxFuture;
 use link::{Dialer, Link};
 use pontoon_proto::id::{NodeBoot, NodeId};
 use pontoon_proto::peer as pb;
+use pontoon_raft::catalog::command::FolderId;
 use pontoon_raft::group::network::Unreachable;
+use pontoon_raft::identity::Verdict;
 use pulse::Pulse;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -188,6 +190,56 @@ impl Peers {
     /// How far a node has applied the catalog's log.
     pub async fn catalog_applied(&self, to: NodeId, within: Duration) -> Result<u64, Unreachable> {
         Ok(self.hello(to, within).await?.0.catalog_applied)
+    }
+
+    /// The name of a node's data folder for itself.
+    pub async fn folder(&self, to: NodeId, within: Duration) -> Result<FolderId, Unreachable> {
+        let reply = self.hello(to, within).await?.0;
+        FolderId::try_from(&reply.folder[..]).map_err(|_| Unreachable {
+            node: to,
+            cause: "it does not name its data folder".into(),
+            unsent: false,
+        })
+    }
+
+    /// Shows this first member's fresh data folder to another. `None` when the answer makes no sense.
+    pub async fn greet(
+        &self,
+        to: NodeId,
+        number: NodeId,
+        folder: FolderId,
+        within: Duration,
+    ) -> Result<Option<Verdict>, Unreachable> {
+        let request = pb::GreetRequest {
+            envelope: Some(self.envelope()),
+            node: u64::from(number.0),
+            folder: folder.to_vec().into(),
+        };
+        let reply: pb::GreetReply = self
+            .call(to, Class::Raft, within, |channel| async move {
+                peer_client(channel).greet(request).await
+            })
+            .await?;
+        Ok(match reply.verdict() {
+            pb::Verdict::Unspecified => None,
+            pb::Verdict::Founder => Some(Verdict::Founder),
+            pb::Verdict::Other => Some(Verdict::Other),
+            pb::Verdict::Unsure => Some(Verdict::Unsure),
+        })
+    }
+
+    /// Asks to be admitted to the cluster. The envelope is filled in here.
+    pub async fn admit_me(
+        &self,
+        to: NodeId,
+        mut request: pb::AdmitRequest,
+        within: Duration,
+    ) -> Result<pb::AdmitReply, Unreachable> {
+        request.envelope = Some(self.envelope());
+        self.call(to, Class::Raft, within, |channel| async move {
+            peer_client(channel).admit(request).await
+        })
+        .await
     }
 
     async fn hello(

@@ -19,7 +19,9 @@ use pb::raft_server::RaftServer;
 use pontoon_proto::id::{NodeId, WorkerId};
 use pontoon_proto::peer as pb;
 use pontoon_proto::worker::NodeMessage;
+use pontoon_raft::catalog::command::FolderId;
 use pontoon_raft::cluster::Cluster;
+use pontoon_raft::identity::Verdict;
 use prost::Message as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +46,30 @@ pub type PassHandler = Arc<
     dyn Fn(WorkerId, NodeMessage, Option<Duration>) -> BoxFuture<'static, Outcome> + Send + Sync,
 >;
 
-/// Serves other nodes until `stop` is cancelled.
+/// Judges the data folder that another first member shows.
+pub type GreetHandler =
+    Arc<dyn Fn(NodeId, FolderId) -> BoxFuture<'static, Result<Verdict, Status>> + Send + Sync>;
+
+/// Gives a node with a fresh data folder its number, or says why not.
+pub type AdmitHandler = Arc<
+    dyn Fn(pb::AdmitRequest) -> BoxFuture<'static, Result<pb::AdmitReply, Status>> + Send + Sync,
+>;
+
+/// What is done with what doesn't touch the log.
+#[derive(Clone)]
+pub struct Handlers {
+    /// Messages for sidecars.
+    pub pass: PassHandler,
+    /// Greetings of first members.
+    pub greet: GreetHandler,
+    /// Nodes that want to join.
+    pub admit: AdmitHandler,
+    /// This node's data folder.
+    pub folder: FolderId,
+}
+
+/// Serves other nodes until `stop` is cancelled. Without a cluster, as long as this node has no number
+/// yet, it answers what needs none.
 ///
 /// # Errors
 ///
@@ -52,19 +77,24 @@ pub type PassHandler = Arc<
 pub async fn serve(
     listener: TcpListener,
     peers: Peers,
-    cluster: Cluster,
-    pass: PassHandler,
+    cluster: Option<Cluster>,
+    handlers: Handlers,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let raft = RaftServer::new(Groups {
-        peers: peers.clone(),
-        cluster: cluster.clone(),
+    let raft = cluster.clone().map(|cluster| {
+        let groups = Groups {
+            peers: peers.clone(),
+            cluster,
+        };
+        RaftServer::new(groups)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
     });
     let port = Port::new("peer", peers.tls().cloned(), For::Nodes);
     let peer = PeerServer::new(Answers {
         peers,
         cluster,
-        pass,
+        handlers,
     });
     let serving = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -74,10 +104,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_local_error_reset_streams(None)
-        .add_service(
-            raft.max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX),
-        )
+        .add_optional_service(raft)
         .add_service(
             peer.max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
@@ -146,8 +173,8 @@ impl Peers {
 /// Who this node is, and its attached sidecars.
 struct Answers {
     peers: Peers,
-    cluster: Cluster,
-    pass: PassHandler,
+    cluster: Option<Cluster>,
+    handlers: Handlers,
 }
 
 #[tonic::async_trait]
@@ -166,7 +193,11 @@ impl Peer for Answers {
             node: u64::from(at.node.0),
             boot: at.boot,
             cluster: me.cluster.to_vec().into(),
-            catalog_applied: *self.cluster.catalog().changed().borrow(),
+            catalog_applied: self
+                .cluster
+                .as_ref()
+                .map_or(0, |cluster| *cluster.catalog().changed().borrow()),
+            folder: self.handlers.folder.to_vec().into(),
         }))
     }
 
@@ -184,9 +215,42 @@ impl Peer for Answers {
             .map_err(|error| Status::invalid_argument(format!("not a NodeMessage: {error}")))?;
         let wait =
             (request.wait_ms > 0).then(|| Duration::from_millis(request.wait_ms).min(CONFIRM_MAX));
-        let outcome = (self.pass)(worker, message, wait).await;
+        let outcome = (self.handlers.pass)(worker, message, wait).await;
         Ok(Response::new(pb::PassReply {
             outcome: outcome.into(),
         }))
+    }
+
+    async fn greet(
+        &self,
+        request: Request<pb::GreetRequest>,
+    ) -> Result<Response<pb::GreetReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
+        let request = request.into_inner();
+        let folder = FolderId::try_from(&request.folder[..])
+            .map_err(|_| Status::invalid_argument("a folder has 16 bytes"))?;
+        let number = u32::try_from(request.node)
+            .map_err(|_| Status::invalid_argument("a node's number has 32 bits"))?;
+        let verdict = match (self.handlers.greet)(NodeId(number), folder).await? {
+            Verdict::Founder => pb::Verdict::Founder,
+            Verdict::Other => pb::Verdict::Other,
+            Verdict::Unsure => pb::Verdict::Unsure,
+        };
+        Ok(Response::new(pb::GreetReply {
+            verdict: verdict.into(),
+        }))
+    }
+
+    async fn admit(
+        &self,
+        request: Request<pb::AdmitRequest>,
+    ) -> Result<Response<pb::AdmitReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
+        let answer = (self.handlers.admit)(request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 }

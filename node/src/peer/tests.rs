@@ -27,23 +27,25 @@ const OTHER: NodeId = NodeId(2);
 /// A cluster of one node, number 1, in the region `us-east`, with its own log in `folder`.
 pub(crate) async fn lone(folder: &std::path::Path, peers: &Peers) -> Cluster {
     let me = peers.me();
-    let identity = Identity::open(folder, me.cluster, &me.name, me.at.node).unwrap();
+    let node = me.at.node;
+    let identity = Identity::open(folder, me.cluster, &me.name, Some(node), [7; 16]).unwrap();
+    identity.settle(node, 1).unwrap();
     let options = cluster::Options {
         data_dir: folder.into(),
-        name: me.name.clone(),
-        region: "us-east".into(),
         members: vec![cluster::Member {
             node: me.at.node,
             name: me.name.clone(),
             region: "us-east".into(),
         }],
         cluster_id: me.cluster,
-        timing: Timing::LAN,
+        timing: Some(Timing::LAN),
         survive: Survive::Region,
         node_lost_after: Duration::from_secs(5),
+        node_dead_after: Duration::from_secs(600),
+        distance: Arc::new(|_| None),
         transport: Arc::new(peers.clone()),
     };
-    Cluster::start(identity, options).await.unwrap()
+    Cluster::start(Arc::new(identity), options).await.unwrap()
 }
 
 pub(crate) fn me(node: u32) -> Me {
@@ -117,7 +119,13 @@ pub(super) fn start(
         }
         .boxed()
     });
-    let serving = serve(listener, peers, cluster.clone(), pass, stop);
+    let handlers = Handlers {
+        pass,
+        greet: Arc::new(|_, _| async { Ok(Verdict::Unsure) }.boxed()),
+        admit: Arc::new(|_| async { Err(Status::unavailable("not here")) }.boxed()),
+        folder: [7; 16],
+    };
+    let serving = serve(listener, peers, Some(cluster.clone()), handlers, stop);
     crate::tasks::spawn(crate::tasks::Kind::Worker, "test server", serving);
 }
 
