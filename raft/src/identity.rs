@@ -15,10 +15,10 @@
 //! ([`Identity::greet`]), and a folder is founded only when enough of them vouch that they met no
 //! other: see [`founded`].
 
-use crate::codec::{self, Role};
-use bytes::Bytes;
 use crate::catalog::boot_before;
 use crate::catalog::command::FolderId;
+use crate::codec::{self, Role};
+use bytes::Bytes;
 use pontoon_proto::id::{GroupId, NodeBoot, NodeId};
 use rustix::fs::{FlockOperation, flock, statvfs};
 use serde::{Deserialize, Serialize};
@@ -482,10 +482,7 @@ mod tests {
         assert_eq!(identity.replica(GroupId::Catalog), None);
         identity.set_replica(GroupId::Catalog, replica).unwrap();
         drop(identity);
-        assert_eq!(
-            settled(dir.path()).replica(GroupId::Catalog),
-            Some(replica)
-        );
+        assert_eq!(settled(dir.path()).replica(GroupId::Catalog), Some(replica));
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod clock;
 pub mod cluster;
 pub mod codec;
 pub mod directory;
+#[cfg(test)]
+mod golden;
 pub mod group;
 pub mod identity;
 pub mod machine;

@@ -120,10 +120,3 @@ where
     };
     (0..bytes.len() * 8).filter_map(flip).collect()
 }
-
-/// The index under which a variant is in the log: the codec writes it first, in 4 bytes.
-#[cfg(test)]
-pub(crate) fn variant<T: Serialize>(value: &T) -> u32 {
-    let bytes = bincode::serialize(value).expect("encodes");
-    u32::from_le_bytes(bytes[..4].try_into().expect("a variant"))
-}

@@ -80,7 +80,10 @@ async fn a_new_node_listens_and_a_dead_ones_place_is_given_to_it() {
     let state = nodes.running[&1].catalog().state();
     assert_eq!(state.node(NodeId(3)).unwrap().standing, Standing::Dead);
     let audit: Vec<String> = state.audit().map(|one| one.what.clone()).collect();
-    assert!(audit.iter().any(|what| what == "mark node node-3 dead"), "{audit:?}");
+    assert!(
+        audit.iter().any(|what| what == "mark node node-3 dead"),
+        "{audit:?}"
+    );
     // Heard again, it listens, and by placement the lower number votes.
     nodes.up(3).await;
     nodes.voters(1, &[1, 2, 3]).await;
@@ -237,7 +240,10 @@ async fn h_23_a_recovered_region_refuses_its_old_side_for_good() {
         group.generation() == generation && group.connected()
     };
     eventually("the new incarnation on the other side", || async {
-        [4, 5].iter().all(|node| new(&nodes.running[node])).then_some(())
+        [4, 5]
+            .iter()
+            .all(|node| new(&nodes.running[node]))
+            .then_some(())
     })
     .await;
     let after = nodes.mark(4, 1, 3).await;
@@ -250,7 +256,11 @@ async fn h_23_a_recovered_region_refuses_its_old_side_for_good() {
     for mark in [kept, after] {
         nodes.finds(mark).await;
     }
-    let state = nodes.group(1, 1).read(Duration::from_secs(5)).await.unwrap();
+    let state = nodes
+        .group(1, 1)
+        .read(Duration::from_secs(5))
+        .await
+        .unwrap();
     assert!(state.ended(lost).is_none(), "its loss was accepted");
     nodes.equal(1).await;
     // What still speaks of the old incarnation is refused.

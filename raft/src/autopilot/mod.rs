@@ -62,7 +62,10 @@ struct Meant {
 pub(crate) async fn step<M: Machine>(group: &Group<M>, scene: &Scene<'_>) {
     let core = group.core();
     let led = core.leading().map(|since| clock::now() - since);
-    let Some(members) = core.members().filter(|_| led.is_some_and(|led| led > SETTLED)) else {
+    let Some(members) = core
+        .members()
+        .filter(|_| led.is_some_and(|led| led > SETTLED))
+    else {
         return;
     };
     if !members.committed || !group.connected() {
@@ -176,7 +179,11 @@ fn see<M: Machine>(
         seats,
         intended: place(&BTreeSet::new()),
         desired,
-        pace: if scene.fixed { group.pace() } else { meant.pace },
+        pace: if scene.fixed {
+            group.pace()
+        } else {
+            meant.pace
+        },
         fitting,
     })
 }
@@ -210,7 +217,9 @@ fn fitting(voters: &BTreeSet<NodeId>, me: NodeId, scene: &Scene<'_>, now: Pace) 
     let others = voters.iter().filter(|node| **node != me);
     let farthest = others
         .map(|node| (scene.distance)(*node))
-        .try_fold(Duration::ZERO, |farthest, one| one.map(|one| farthest.max(one)))?;
+        .try_fold(Duration::ZERO, |farthest, one| {
+            one.map(|one| farthest.max(one))
+        })?;
     match now {
         Pace::Wan if farthest <= LAN_MAX => Some(Pace::Lan),
         Pace::Lan if farthest > LAN_LIMIT => Some(Pace::Wan),

@@ -144,7 +144,13 @@ impl View {
         let count = |n: usize, from: &[u64]| from.iter().take(n).copied().collect::<Vec<u64>>();
         // An even number of voters is passed over in both directions where that is possible: it
         // outlives no more than one fewer does.
-        let odd = |from: &[u64]| if voters.len() % 2 == 1 { 2.min(from.len()) } else { 1 };
+        let odd = |from: &[u64]| {
+            if voters.len() % 2 == 1 {
+                2.min(from.len())
+            } else {
+                1
+            }
+        };
         let steps = [
             (count(1, &more), count(1, &fewer)),
             (count(odd(&more), &more), Vec::new()),
@@ -156,7 +162,10 @@ impl View {
                 continue;
             }
             // Growing by one from an odd number only where one is all there is to come.
-            if !exchange && come.len() == 1 && voters.len() % 2 == 1 && wanted.len() > voters.len() + 1
+            if !exchange
+                && come.len() == 1
+                && voters.len() % 2 == 1
+                && wanted.len() > voters.len() + 1
             {
                 continue;
             }
@@ -304,7 +313,11 @@ impl View {
 /// Which members have nearly all entries up to `last`.
 pub(crate) fn caught_up(matched: &BTreeMap<u64, u64>, last: u64) -> BTreeSet<u64> {
     let near = |(_, at): &(&u64, &u64)| **at + BEHIND_MAX >= last && **at > 0;
-    matched.iter().filter(near).map(|(member, _)| *member).collect()
+    matched
+        .iter()
+        .filter(near)
+        .map(|(member, _)| *member)
+        .collect()
 }
 
 #[cfg(test)]

@@ -160,7 +160,10 @@ fn h_28_zone_to_region_spreads_voters_only_after_the_longer_timing_is_everywhere
     view.seat(1).heard = Some((m(1), Pace::Wan));
     let history = view.settle();
     assert_eq!(history.last().unwrap(), &[1, 2, 4, 5, 7]);
-    assert!(history.iter().all(|voters| voters.len() % 2 == 1), "{history:?}");
+    assert!(
+        history.iter().all(|voters| voters.len() % 2 == 1),
+        "{history:?}"
+    );
 }
 
 #[test]
@@ -205,8 +208,7 @@ fn deaths_without_a_replacement_leave_the_group_as_large_as_it_is() {
 #[test]
 fn h_30_a_group_that_can_lose_nobody_is_still_repaired() {
     let mut view = world(None, Survive::Region, &[1, 4, 7]);
-    view.seats
-        .retain(|node, _| [1, 2, 4, 7].contains(&node.0));
+    view.seats.retain(|node, _| [1, 2, 4, 7].contains(&node.0));
     view.learners = set(&[2]);
     view.seat(7).standing = Standing::Dead;
     view.seat(7).heard = None;

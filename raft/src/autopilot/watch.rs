@@ -41,7 +41,11 @@ pub(crate) async fn mark(catalog: &Group<Catalog>, dead_after: Duration) {
             node: node.at.node,
             dead,
         };
-        match catalog.propose(command, WITHIN).await.map(|done| done.reply) {
+        match catalog
+            .propose(command, WITHIN)
+            .await
+            .map(|done| done.reply)
+        {
             Ok(Reply::Done) if dead => tracing::warn!(
                 node = node.name,
                 "silent for {silent:?}: its places in all groups are given to other nodes"

@@ -116,7 +116,11 @@ impl Catalog {
                 region.name.clone()
             }
         };
-        self.log(index, CLUSTER, format!("set the pace of {name} to {pace:?}"));
+        self.log(
+            index,
+            CLUSTER,
+            format!("set the pace of {name} to {pace:?}"),
+        );
         Ok(())
     }
 

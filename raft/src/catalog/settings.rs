@@ -58,7 +58,11 @@ impl Catalog {
             )));
         }
         self.records.settings.format = format;
-        self.log(index, CLUSTER, format!("raise the entry format to {format}"));
+        self.log(
+            index,
+            CLUSTER,
+            format!("raise the entry format to {format}"),
+        );
         Ok(())
     }
 }

@@ -45,7 +45,10 @@ fn report(
 ) {
     let Err(error) = followed else {
         if failing.remove(&region.number).is_some() {
-            tracing::info!(region = region.name, "this node runs the region's group again");
+            tracing::info!(
+                region = region.name,
+                "this node runs the region's group again"
+            );
         }
         return;
     };

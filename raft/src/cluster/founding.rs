@@ -69,12 +69,7 @@ fn first_regions(members: &[Member], survive: Survive) -> Vec<Region> {
         regions.entry(place.region).or_insert_with(|| {
             let placement =
                 placement::desired(Some(place.region), survive, &places, &BTreeSet::new(), &[]);
-            Region::new(
-                place.region,
-                &member.region,
-                survive,
-                first_life(placement),
-            )
+            Region::new(place.region, &member.region, survive, first_life(placement))
         });
     }
     regions.into_values().collect()

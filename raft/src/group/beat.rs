@@ -185,7 +185,8 @@ pub(crate) async fn run(core: Weak<Core>) {
         let pause = match answered {
             Ok(turn) => {
                 core.beats.lock().answered = Some(sent);
-                core.turn.send_if_modified(|now| std::mem::replace(now, turn) != turn);
+                core.turn
+                    .send_if_modified(|now| std::mem::replace(now, turn) != turn);
                 BEAT
             }
             Err(refused) => {

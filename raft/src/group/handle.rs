@@ -75,8 +75,10 @@ pub enum GroupError {
         group: GroupId,
     },
     /// Its log was damaged too often.
-    #[error("the log of {group} was damaged 255 times on this disk: replace the disk, and start this \
-             node with an empty data folder")]
+    #[error(
+        "the log of {group} was damaged 255 times on this disk: replace the disk, and start this \
+             node with an empty data folder"
+    )]
     WornOut {
         /// Which group.
         group: GroupId,
@@ -459,7 +461,15 @@ async fn begin<M: Machine>(
         .await
         .map_err(|error| consensus(error.to_string()))?;
     let birth = setup.birth.clone();
-    let core = assemble::<M>(setup, raft, snapshots, origin, published, beats, tick.into());
+    let core = assemble::<M>(
+        setup,
+        raft,
+        snapshots,
+        origin,
+        published,
+        beats,
+        tick.into(),
+    );
     if let Birth::First {
         voters,
         stands_first,

@@ -8,6 +8,8 @@
 
 pub(crate) mod beat;
 mod core;
+#[cfg(test)]
+mod golden;
 mod handle;
 mod log;
 mod machine;

@@ -327,10 +327,7 @@ fn settle(
             }
         }
         Some(Err(ClientWriteError::ForwardToLeader(forward))) => {
-            answer_all(
-                batch,
-                &Outcome::NotLeader(forward.leader_id.map(node_of)),
-            );
+            answer_all(batch, &Outcome::NotLeader(forward.leader_id.map(node_of)));
         }
         Some(Err(_)) | None => answer_all(batch, &Outcome::Unknown),
     }

@@ -1,166 +1,224 @@
-//! The log format depends on the order of these variants: append, never insert.
+//! What a catalog writes, byte for byte: append variants, never insert, and add each one here.
 
+use crate::catalog::Catalog;
 use crate::catalog::command::*;
-use crate::machine::variant;
-use pontoon_proto::id::{FunctionId, GroupId, KeyId, NodeBoot, NodeId, RegionId, TenantId, VersionId};
+use crate::codec::{self, Role as Kind};
+use crate::golden::{Golden, places};
+use crate::machine::{Clock, Machine};
+use pontoon_proto::id::{
+    FunctionId, GroupId, KeyId, NodeBoot, NodeId, RegionId, TenantId, VersionId,
+};
 use uuid::Uuid;
 
-const ID: Uuid = Uuid::nil();
+const fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn actor() -> String {
+    "key 42".into()
+}
 
 fn node() -> Node {
     Node {
         at: NodeBoot {
             node: NodeId(1),
-            boot: 1,
+            boot: 2,
         },
-        name: String::new(),
+        name: "us-east-1".into(),
         region: RegionId(1),
-        client: String::new(),
-        worker: String::new(),
-        peer: String::new(),
-        admin: String::new(),
-        ops: String::new(),
-        folder: [0; 16],
+        client: "10.0.0.1:8001".into(),
+        worker: "10.0.0.1:8002".into(),
+        peer: "10.0.0.1:8003".into(),
+        admin: "10.0.0.1:8004".into(),
+        ops: "10.0.0.1:8005".into(),
+        folder: [9; 16],
         life: 1,
         format: 1,
-        standing: Standing::Member,
+        standing: Standing::Dead,
     }
 }
 
-#[test]
-fn commands_keep_their_places_in_the_log() {
-    let text = String::new;
-    let commands = [
+fn key(number: u128, kind: KeyKind) -> Command {
+    Command::CreateKey(Key {
+        id: KeyId(id(number)),
+        hash: [number as u8; 32],
+        kind,
+        subject: "somebody".into(),
+        expires_unix: Some(1_900_000_000),
+        revoked: false,
+        actor: actor(),
+    })
+}
+
+fn kinds() -> [KeyKind; 3] {
+    [
+        KeyKind::Client {
+            tenant: TenantId(id(1)),
+            functions: vec![FunctionId(id(3))],
+        },
+        KeyKind::Worker {
+            tenant: TenantId(id(1)),
+            version: VersionId(id(4)),
+        },
+        KeyKind::Admin(Role::Operator),
+    ]
+}
+
+fn region() -> Region {
+    let voter = FirstVoter {
+        node: NodeId(1),
+        life: 2,
+    };
+    Region {
+        nearest: vec![RegionId(2)],
+        ..Region::new(RegionId(1), "us-east", Survive::Zone, vec![voter])
+    }
+}
+
+fn commands() -> Vec<Command> {
+    let (node_id, region_id) = (NodeId(1), RegionId(1));
+    vec![
         Command::CreateTenant(Tenant {
-            id: TenantId(ID),
-            name: text(),
-            actor: text(),
+            id: TenantId(id(1)),
+            name: "acme".into(),
+            actor: actor(),
         }),
-        Command::CreateKey(Key {
-            id: KeyId(ID),
-            hash: [0; 32],
-            kind: KeyKind::Admin(Role::Admin),
-            subject: text(),
-            expires_unix: None,
-            revoked: false,
-            actor: text(),
-        }),
+        key(2, kinds()[0].clone()),
         Command::RevokeKey {
-            id: KeyId(ID),
-            actor: text(),
+            id: KeyId(id(2)),
+            actor: actor(),
         },
         Command::CreateFunction(Function {
-            id: FunctionId(ID),
-            tenant: TenantId(ID),
-            name: text(),
-            actor: text(),
+            id: FunctionId(id(3)),
+            tenant: TenantId(id(1)),
+            name: "resnet".into(),
+            actor: actor(),
         }),
         Command::CreateVersion(Version {
-            id: VersionId(ID),
-            function: FunctionId(ID),
-            state: VersionState::Active,
-            policy: VersionPolicy::default(),
-            actor: text(),
+            id: VersionId(id(4)),
+            function: FunctionId(id(3)),
+            state: VersionState::Inactive,
+            policy: VersionPolicy {
+                pin: Pin::Never,
+                ..VersionPolicy::default()
+            },
+            actor: actor(),
         }),
         Command::SetVersionState {
-            id: VersionId(ID),
+            id: VersionId(id(4)),
             state: VersionState::Active,
-            actor: text(),
+            actor: actor(),
         },
-        Command::AddRegion(Region::new(RegionId(1), "", Survive::Zone, Vec::new())),
+        Command::AddRegion(region()),
         Command::PutNode(node()),
         Command::Tick,
         Command::AdmitNode(Admission {
-            folder: [0; 16],
-            founder: None,
-            founders: 1,
-            region: text(),
+            folder: [9; 16],
+            founder: Some(node_id),
+            founders: 3,
+            region: "us-east".into(),
             survive: Survive::Zone,
             node: node(),
         }),
         Command::MarkNode {
-            node: NodeId(1),
+            node: node_id,
             dead: true,
         },
         Command::RemoveNode {
-            node: NodeId(1),
-            actor: text(),
+            node: node_id,
+            actor: actor(),
         },
         Command::SetSurvive {
-            region: RegionId(1),
-            survive: Survive::Zone,
-            actor: text(),
+            region: region_id,
+            survive: Survive::Region,
+            actor: actor(),
         },
         Command::SetPace {
-            group: GroupId::Catalog,
+            group: GroupId::Region(region_id),
             pace: Pace::Lan,
         },
         Command::SetNearest {
-            region: RegionId(1),
-            nearest: Vec::new(),
+            region: region_id,
+            nearest: vec![RegionId(3), RegionId(2)],
         },
         Command::RecoverRegion {
-            region: RegionId(1),
+            region: region_id,
             generation: 2,
-            seed: NodeId(1),
-            actor: text(),
+            seed: node_id,
+            actor: actor(),
         },
         Command::RemoveRegion {
-            region: RegionId(1),
-            actor: text(),
+            region: region_id,
+            actor: actor(),
         },
         Command::SetAutopilot {
-            on: true,
-            actor: text(),
+            on: false,
+            actor: actor(),
         },
         Command::RaiseFormat { format: 2 },
-        Command::Note { what: text() },
-    ];
-    for (place, command) in commands.iter().enumerate() {
-        assert_eq!(variant(command), place as u32, "{command:?}");
-    }
+        Command::Note {
+            what: "node 1 votes in region 1".into(),
+        },
+    ]
 }
 
-#[test]
-fn values_and_replies_keep_their_places_in_the_log() {
-    let kinds = [
-        KeyKind::Client {
-            tenant: TenantId(ID),
-            functions: Vec::new(),
-        },
-        KeyKind::Worker {
-            tenant: TenantId(ID),
-            version: VersionId(ID),
-        },
-        KeyKind::Admin(Role::Viewer),
-    ];
-    let replies = [
+fn replies() -> Vec<Reply> {
+    vec![
         Reply::Done,
-        Reply::Conflict(String::new()),
-        Reply::NotFound(String::new()),
-        Reply::Invalid(String::new()),
+        Reply::Conflict("by another".into()),
+        Reply::NotFound("tenant".into()),
+        Reply::Invalid("slots".into()),
         Reply::Stale,
         Reply::Admitted {
             node: NodeId(1),
-            life: 1,
+            life: 2,
         },
-        Reply::Refused(String::new()),
-    ];
-    assert_eq!(kinds.each_ref().map(variant), [0, 1, 2]);
-    assert_eq!(replies.each_ref().map(variant), [0, 1, 2, 3, 4, 5, 6]);
-    let roles = [Role::Viewer, Role::Operator, Role::Admin];
-    assert_eq!(roles.each_ref().map(variant), [0, 1, 2]);
-    let states = [VersionState::Active, VersionState::Inactive];
-    assert_eq!(states.each_ref().map(variant), [0, 1]);
-    assert_eq!(
-        [Pin::Connection, Pin::Never].each_ref().map(variant),
-        [0, 1]
-    );
-    assert_eq!(
-        [Survive::Region, Survive::Zone].each_ref().map(variant),
-        [0, 1]
-    );
-    assert_eq!([Pace::Lan, Pace::Wan].each_ref().map(variant), [0, 1]);
-    let standings = [Standing::Member, Standing::Dead, Standing::Removed];
-    assert_eq!(standings.each_ref().map(variant), [0, 1, 2]);
+        Reply::Refused("not now".into()),
+    ]
+}
+
+/// A state with something of everything.
+fn state() -> Catalog {
+    let mut state = Catalog::new();
+    let keys = kinds().into_iter().zip(10..);
+    let keys = keys.map(|(kind, number)| key(number, kind));
+    let lasting = commands().into_iter().filter(|command| {
+        let removes = matches!(
+            command,
+            Command::RemoveNode { .. } | Command::RemoveRegion { .. }
+        );
+        !removes
+    });
+    for (command, index) in lasting.chain(keys).zip(1..) {
+        let now = Clock(index * 100);
+        state.apply(index, now, command, &mut Vec::new());
+        state.check().unwrap();
+    }
+    state
+}
+
+#[test]
+fn what_a_catalog_writes_keeps_its_bytes() {
+    let mut golden = Golden::of("catalog-");
+    golden.variants("command", Kind::Command, Catalog::KIND, &commands());
+    golden.variants("reply", Kind::Reply, Catalog::KIND, &replies());
+    let state = state();
+    let mut bytes = Vec::new();
+    codec::write_state(&state, &mut bytes).unwrap();
+    let found = golden.bytes("state", &bytes);
+    let found: Catalog = codec::read_state(&found[..]).unwrap();
+    found.check().unwrap();
+    assert_eq!(found.digest(), state.digest());
+    golden.end();
+}
+
+#[test]
+fn values_keep_their_places_in_the_log() {
+    places(&kinds());
+    places(&[Role::Viewer, Role::Operator, Role::Admin]);
+    places(&[VersionState::Active, VersionState::Inactive]);
+    places(&[Pin::Connection, Pin::Never]);
+    places(&[Survive::Region, Survive::Zone]);
+    places(&[Pace::Lan, Pace::Wan]);
+    places(&[Standing::Member, Standing::Dead, Standing::Removed]);
 }

@@ -1,133 +1,151 @@
-//! The log format depends on the order of these variants: append, never insert.
+//! What a directory writes, byte for byte: append variants, never insert, and add each one here.
 
-use super::script::{Ask, World, at, session, worker};
+use super::script::{Ask, World, at, session, version, worker};
+use crate::codec::{self, Role};
+use crate::directory::Directory;
 use crate::directory::command::*;
-use crate::directory::session::{Hold, State, Waiting};
-use crate::machine::{Clock, variant};
+use crate::golden::{Golden, places};
+use crate::machine::{Clock, Machine};
+use bytes::Bytes;
+use pontoon_proto::id::FunctionId;
+use uuid::Uuid;
 
-#[test]
-fn commands_keep_their_places_in_the_log() {
-    let world = World::new();
-    let Command::Open { id, at, .. } = world.opening(1, Ask::default()) else {
-        panic!("not an open");
-    };
-    let (worker, reason) = (worker(1), DrainReason::Health);
-    let commands = [
+const BINDING: Binding = Binding {
+    worker: worker(7),
+    slot: 3,
+    index: 0x0011_0000,
+};
+
+const ENDS: [EndReason; 9] = [
+    EndReason::Released,
+    EndReason::Expired,
+    EndReason::WorkerLost,
+    EndReason::Cancelled,
+    EndReason::NoLink,
+    EndReason::Preempted,
+    EndReason::TimedOut,
+    EndReason::NodeLost,
+    EndReason::Operator,
+];
+
+const DRAINS: [DrainReason; 4] = [
+    DrainReason::Health,
+    DrainReason::Sidecar,
+    DrainReason::Operator,
+    DrainReason::NoLink,
+];
+
+const REFUSALS: [AttachRefusal; 3] = [
+    AttachRefusal::Lost,
+    AttachRefusal::Changed,
+    AttachRefusal::StaleNode,
+];
+
+fn commands() -> Vec<Command> {
+    let (worker, id, at) = (worker(7), session(5), at(2, 3));
+    vec![
         Command::AttachWorker {
             worker,
-            name: String::new(),
-            function: pontoon_proto::id::FunctionId(uuid::Uuid::nil()),
-            version: pontoon_proto::id::VersionId(uuid::Uuid::nil()),
-            slots: 1,
+            name: "worker-7".into(),
+            function: FunctionId(Uuid::from_u128(1)),
+            version: version(1),
+            slots: 4,
             at,
-            stream: 1,
+            stream: 11,
         },
         Command::DetachWorker {
             worker,
             at,
-            stream: 1,
+            stream: 11,
         },
         Command::DrainWorker {
             worker,
-            reason,
+            reason: DrainReason::NoLink,
             on: true,
         },
         Command::WorkerDead { worker },
-        world.opening(1, Ask::default()),
+        World::new().opening(5, Ask::default()),
         Command::CancelOpen { id },
         Command::Enter {
             id,
             at,
-            seq: 1,
-            window_ms: None,
+            seq: 12,
+            window_ms: Some(30_000),
         },
         Command::Leave {
             id,
             at,
-            seq: 1,
+            seq: 13,
             clean: true,
         },
         Command::End {
             id,
-            reason: EndReason::Released,
+            reason: EndReason::Operator,
         },
         Command::NodeUp { at },
         Command::NodeLost { at },
         Command::Tick,
         Command::LinkUp { worker },
-    ];
-    for (place, command) in commands.iter().enumerate() {
-        assert_eq!(variant(command), place as u32, "{command:?}");
-    }
+    ]
 }
 
-#[test]
-fn reasons_and_replies_keep_their_places_in_the_log() {
-    let ends = [
-        EndReason::Released,
-        EndReason::Expired,
-        EndReason::WorkerLost,
-        EndReason::Cancelled,
-        EndReason::NoLink,
-        EndReason::Preempted,
-        EndReason::TimedOut,
-        EndReason::NodeLost,
-        EndReason::Operator,
-    ];
-    for (place, end) in ends.iter().enumerate() {
-        assert_eq!(variant(end), place as u32, "{end:?}");
-    }
-    let drains = [
-        DrainReason::Health,
-        DrainReason::Sidecar,
-        DrainReason::Operator,
-        DrainReason::NoLink,
-    ];
-    assert_eq!(drains.each_ref().map(variant), [0, 1, 2, 3]);
-    let refusals = [
-        AttachRefusal::Lost,
-        AttachRefusal::Changed,
-        AttachRefusal::StaleNode,
-    ];
-    assert_eq!(refusals.each_ref().map(variant), [0, 1, 2]);
-    let binding = Binding {
-        worker: worker(1),
-        slot: 0,
-        index: 1,
-    };
-    let replies = [
+fn replies() -> Vec<Reply> {
+    vec![
         Reply::Done,
         Reply::Attached,
-        Reply::AttachRefused(AttachRefusal::Lost),
-        Reply::Bound(binding),
+        Reply::AttachRefused(AttachRefusal::StaleNode),
+        Reply::Bound(BINDING),
         Reply::Queued,
         Reply::NoSlot,
         Reply::QueueFull,
         Reply::Stale,
-        Reply::Ended(EndReason::Released),
+        Reply::Ended(EndReason::Operator),
         Reply::NotFound,
-    ];
-    for (place, reply) in replies.iter().enumerate() {
-        assert_eq!(variant(reply), place as u32, "{reply:?}");
+    ]
+}
+
+/// A state with something of everything: sessions that are bound, held and queued, a tomb, a worker
+/// that is detached and one that was lost, a node's life.
+fn state() -> Directory {
+    let mut world = World::with_worker(2);
+    world.attach(2, 1, at(2, 3), 11);
+    for number in 1..=5 {
+        world.open(number, Ask::default());
     }
-    let clock = Clock(0);
-    let states = [
-        State::Queued(Waiting {
-            at: at(1, 1),
-            seq: 1,
-            arrival: 1,
-            deadline: clock,
-        }),
-        State::Bound(binding),
-        State::Held(
-            binding,
-            Hold {
-                since: clock,
-                until: clock,
-                clean: true,
-            },
-        ),
-    ];
-    assert_eq!(states.each_ref().map(variant), [0, 1, 2]);
-    assert_eq!(session(1).region().map(|region| region.0), Some(3));
+    world.apply(Command::Leave {
+        id: session(1),
+        at: at(1, 1),
+        seq: 2,
+        clean: true,
+    });
+    world.drain(1, DrainReason::Operator, true);
+    world.apply(Command::CancelOpen { id: session(5) });
+    world.dead(2);
+    world.apply(Command::NodeUp { at: at(2, 4) });
+    world.detach(1, at(1, 1), 1);
+    world.pass(1_500);
+    world.state
+}
+
+#[test]
+fn what_a_directory_writes_keeps_its_bytes() {
+    let mut golden = Golden::of("directory-");
+    golden.variants("command", Role::Command, Directory::KIND, &commands());
+    golden.variants("reply", Role::Reply, Directory::KIND, &replies());
+    let state = state();
+    let mut bytes = Vec::new();
+    codec::write_state(&state, &mut bytes).unwrap();
+    let found: Bytes = golden.bytes("state", &bytes);
+    let found: Directory = codec::read_state(&found[..]).unwrap();
+    found.check().unwrap();
+    assert_eq!(found.digest(), state.digest());
+    assert_eq!(found.clock(), Clock(1_500));
+    golden.end();
+}
+
+#[test]
+fn reasons_keep_their_places_in_the_log() {
+    places(&ENDS);
+    places(&DRAINS);
+    places(&REFUSALS);
 }

@@ -19,8 +19,8 @@ pub(super) fn session(number: u64) -> RequestId {
     RequestId::mint(REGION, random)
 }
 
-pub(super) fn worker(number: u64) -> WorkerId {
-    WorkerId(Uuid::from_u128(0x3000 + u128::from(number)))
+pub(super) const fn worker(number: u64) -> WorkerId {
+    WorkerId(Uuid::from_u128(0x3000 + number as u128))
 }
 
 pub(super) fn version(number: u64) -> VersionId {

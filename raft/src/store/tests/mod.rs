@@ -4,6 +4,7 @@
 mod damage;
 mod failure;
 mod full;
+mod golden;
 mod model;
 mod real;
 mod simulated;
