@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod boot;
 pub mod call;
+pub mod cert;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -22,4 +23,5 @@ pub mod session;
 pub mod sidecar;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod tunnel;

@@ -31,6 +31,16 @@ pub async fn listen(what: &str, address: &str) -> io::Result<TcpListener> {
     })
 }
 
+/// Two listeners on one socket: whoever accepts first has the connection.
+pub fn share(listener: TcpListener) -> io::Result<(TcpListener, TcpListener)> {
+    let listener = listener.into_std()?;
+    let other = listener.try_clone()?;
+    Ok((
+        TcpListener::from_std(listener)?,
+        TcpListener::from_std(other)?,
+    ))
+}
+
 /// Lets the kernel notice a peer that vanished without a word: probes after 30 s of silence, and
 /// gives up when nothing was acknowledged for 60 s.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {

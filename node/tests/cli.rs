@@ -10,6 +10,7 @@ fn pontoon(args: &[&str], variables: &[(&str, &str)]) -> Output {
         .args(args)
         .env_remove("PONTOON_ENDPOINT")
         .env_remove("PONTOON_TOKEN")
+        .env_remove("PONTOON_CA_FILE")
         .envs(variables.iter().copied())
         .output()
         .expect("the binary runs")
@@ -117,7 +118,7 @@ fn an_endpoint_where_nobody_listens_is_named_with_what_to_try() {
 
 #[test]
 fn an_endpoint_that_is_none_is_refused_unasked() {
-    for wrong in ["https://127.0.0.1:1", "ftp://x", "not an address", ""] {
+    for wrong in ["ftp://x", "not an address", ""] {
         let (code, stderr) = failed(
             &["node", "list", "--endpoint", wrong],
             &[("PONTOON_TOKEN", SECRET)],
@@ -125,4 +126,8 @@ fn an_endpoint_that_is_none_is_refused_unasked() {
         assert_eq!(code, 64, "{wrong:?}: {stderr}");
         assert!(stderr.contains("http://host:port"), "{stderr}");
     }
+    let args = ["node", "list", "--endpoint", "https://127.0.0.1:1"];
+    let (code, stderr) = failed(&args, &[("PONTOON_TOKEN", SECRET)]);
+    assert_eq!(code, 64, "{stderr}");
+    assert!(stderr.contains("--ca-file"), "{stderr}");
 }

@@ -98,5 +98,25 @@ pub trait Machine: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 
 /// The value as it comes out of a snapshot.
 #[cfg(test)]
 pub(crate) fn reborn<T: Serialize + DeserializeOwned>(value: &T) -> T {
-    bincode::deserialize(&bincode::serialize(value).expect("encodes")).expect("decodes")
+    let mut bytes = Vec::new();
+    crate::codec::write_state(value, &mut bytes).expect("encodes");
+    crate::codec::read_state(&bytes[..]).expect("decodes")
+}
+
+/// Every record that differs from this one in one bit of its written form, as far as such a form can
+/// be read.
+#[cfg(test)]
+pub(crate) fn flipped<T>(record: &T) -> Vec<T>
+where
+    T: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let bytes = bincode::serialize(record).expect("encodes");
+    let same: T = bincode::deserialize(&bytes).expect("decodes");
+    assert_eq!(same, *record, "no field is left out of what is written");
+    let flip = |bit: usize| {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bincode::deserialize(&bytes).ok()
+    };
+    (0..bytes.len() * 8).filter_map(flip).collect()
 }

@@ -125,10 +125,10 @@ async fn h_24_a_removed_node_and_a_removed_region_never_come_back_under_their_nu
         };
         assert_eq!(nodes.ask(command).await, Reply::Done);
     }
-    nodes.voters(1, &[1]).await;
     for node in [3, 4] {
         nodes.down(node).await;
     }
+    nodes.voters(1, &[1]).await;
     let remove = Command::RemoveRegion {
         region: RegionId(3),
         actor: "ada".into(),

@@ -17,6 +17,7 @@ mod write;
 
 use crate::net::TcpListener;
 use crate::peer::Peers;
+use crate::tls::accept::{self, For, Port};
 use futures::future::BoxFuture;
 use pontoon_proto::admin::admin_server::AdminServer;
 use pontoon_proto::fault::Fault;
@@ -27,7 +28,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 /// How long a verb waits for a group: two elections of the slowest timing, and the forwarding.
 const GROUP_WAIT: Duration = Duration::from_secs(5);
@@ -68,7 +68,8 @@ pub struct Context {
     pub bootstrap: Option<[u8; 32]>,
 }
 
-/// Serves the admin API, gRPC health and gRPC reflection until `stop` is cancelled.
+/// Serves the admin API, gRPC health and gRPC reflection until `stop` is cancelled; over TLS, if the
+/// node has it. Whoever comes shows a token and no certificate.
 ///
 /// # Errors
 ///
@@ -85,6 +86,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(pontoon_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let port = Port::new("admin", context.peers.tls().cloned(), For::Others);
     let serving = Server::builder()
         .timeout(VERB_MAX)
         .max_concurrent_streams(VERBS_AT_ONCE)
@@ -95,7 +97,7 @@ pub async fn serve(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            accept::incoming(listener, port),
             stop.clone().cancelled_owned(),
         );
     let cut = async {

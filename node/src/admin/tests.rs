@@ -44,7 +44,7 @@ impl World {
     /// Serves the admin API of a node whose catalog has a leader and a region.
     async fn start() -> World {
         let folder = tempfile::tempdir().unwrap();
-        let peers = Peers::new(peer::tests::me(1));
+        let peers = Peers::new(peer::tests::me(1), None);
         let cluster = peer::tests::lone(folder.path(), &peers).await;
         let listener = net::listen("tests", "127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -4,6 +4,7 @@ use super::wiring::Parts;
 use crate::drain::{Draining, Stage};
 use crate::ops::Sources;
 use crate::ops::ready::{DirectoryFacts, Facts, GroupFacts};
+use crate::tls::Tls;
 use pontoon_proto::id::NodeId;
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::cluster::Cluster;
@@ -15,9 +16,17 @@ use std::sync::Arc;
 /// The sources of one node's ops port.
 pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
     let cluster = parts.cluster.clone();
+    let storing = cluster.clone();
     let members = parts.config.members.clone();
+    let tls = parts.peers.tls().cloned();
     Sources {
-        alive: Arc::new(|| Ok(())),
+        alive: Arc::new(move || match storing.storage_failure() {
+            None => Ok(()),
+            Some(error) => Err(format!(
+                "nothing more is written to the data folder ({error}): make room or replace the disk, \
+                 and start this node again"
+            )),
+        }),
         facts: Arc::new(move || {
             let catalog = cluster.catalog().state();
             let configured: std::collections::BTreeSet<_> =
@@ -30,6 +39,7 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
             }
         }),
         metrics: parts.metrics.clone(),
+        certificates: Arc::new(move || tls.as_ref().map(Tls::expiry)),
     }
 }
 

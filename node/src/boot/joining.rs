@@ -139,7 +139,7 @@ async fn admit(config: &Config, identity: &Arc<Identity>, peers: &Peers) -> Resu
     loop {
         let mut causes = Vec::new();
         for node in peers.known() {
-            match peers.admit(node, request.clone(), WITHIN).await {
+            match peers.admit_me(node, request.clone(), WITHIN).await {
                 Ok(reply) if !reply.refused.is_empty() => {
                     return Err(Error::Start(format!(
                         "the cluster does not admit this node: {}",

@@ -2,9 +2,12 @@
 //! serves, and leaves when it is told to.
 //!
 //! Ports are bound before anything is opened, so that a wrong configuration damages nothing.
-//! [`wiring`] connects the parts to each other; [`facts`] is what the ops port is told.
+//! [`joining`] gives a fresh data folder its number, [`wiring`] connects the parts to each other,
+//! [`introduce`] keeps the catalog's record of this node, [`facts`] is what the ops port is told.
 
 mod facts;
+mod introduce;
+mod joining;
 mod replicas;
 mod wiring;
 
@@ -12,10 +15,11 @@ use crate::config::raw::TimingName;
 use crate::config::{Config, ConfigError, Layers};
 use crate::drain::{Drain, Draining, Stage};
 use crate::net::{self, TcpListener};
-use crate::peer::{Me, Peers};
+use crate::peer::{Me, Peers, Place};
+use crate::random;
 use crate::tasks::{self, Kind};
-use pontoon_proto::id::{NodeBoot, NodeId};
-use pontoon_raft::catalog::command::{Command, Node, Reply};
+use crate::tls::{Tls, reload};
+use pontoon_proto::id::NodeId;
 use pontoon_raft::cluster::{self, Cluster};
 use pontoon_raft::group::Timing;
 use pontoon_raft::identity::Identity;
@@ -31,9 +35,6 @@ const EXIT_CONFIG: u8 = 64;
 /// How long calls may take to finish once the node drains.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How often this node's table of addresses follows the catalog.
-const FOLLOW_CATALOG: Duration = Duration::from_millis(500);
-
 /// Options of `pontoon node`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -43,6 +44,9 @@ pub struct Options {
     /// Overrides one key of the configuration, for example listen.client=127.0.0.1:1.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Allows clear text beyond loopback, as `insecure = true` does.
+    #[arg(long)]
+    pub insecure: bool,
     /// Checks the configuration and exits.
     #[arg(long)]
     pub check: bool,
@@ -89,6 +93,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     let token = read(&raw.cluster.join_token_file, "cluster.join_token_file")?;
     let config = Config::validate(raw, &token)?;
+    let tls = open_tls(&config)?;
     if options.check {
         println!("{}: good", options.config.display());
         return Ok(());
@@ -99,7 +104,17 @@ pub async fn run(options: Options) -> Result<(), Error> {
         crate::dev::leash::end_with_stdin();
     }
     let listeners = Listeners::bind(&config).await?;
-    serve(Arc::new(config), listeners).await
+    serve(Arc::new(config), tls, listeners).await
+}
+
+/// Reads the certificates; what is wrong with them is wrong with the configuration.
+fn open_tls(config: &Config) -> Result<Option<Tls>, ConfigError> {
+    let Some(tls) = &config.tls else {
+        return Ok(None);
+    };
+    Tls::open(tls.files.clone(), &config.name, &tls.cluster)
+        .map(Some)
+        .map_err(|problem| ConfigError(problem.0))
 }
 
 fn layers(options: &Options) -> Result<Layers, ConfigError> {
@@ -108,7 +123,11 @@ fn layers(options: &Options) -> Result<Layers, ConfigError> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let path = options.config.display().to_string();
-    Layers::new(&path, &text, &environment, &options.set)
+    let mut layers = Layers::new(&path, &text, &environment, &options.set)?;
+    if options.insecure {
+        layers.flag("insecure", "true", "--insecure")?;
+    }
+    Ok(layers)
 }
 
 fn read(path: &PathBuf, key: &str) -> Result<String, ConfigError> {
@@ -141,22 +160,25 @@ impl Listeners {
     }
 }
 
-async fn serve(config: Arc<Config>, listeners: Listeners) -> Result<(), Error> {
-    let number = config
-        .members
-        .iter()
-        .position(|member| member.name == config.name)
-        .map_or(NodeId(0), |index| NodeId(index as u32 + 1));
-    let identity = Identity::open(&config.data_dir, config.cluster_id, &config.name, number)
-        .map_err(|error| Error::Start(error.to_string()))?;
+async fn serve(config: Arc<Config>, tls: Option<Tls>, listeners: Listeners) -> Result<(), Error> {
+    let identity = Identity::open(
+        &config.data_dir,
+        config.cluster_id,
+        &config.name,
+        config.number(),
+        random::bytes(),
+    )
+    .map_err(|error| Error::Start(error.to_string()))?;
+    let identity = Arc::new(identity);
+    if let Some(tls) = &tls {
+        tasks::spawn(Kind::Worker, "certificates", reload::follow(tls.clone()));
+    }
+    let asking = peers(&config, &identity, tls.clone());
+    let peer = joining::settle(&config, &identity, asking, listeners.peer).await?;
+    let listeners = Listeners { peer, ..listeners };
     let at = identity.at();
-    tracing::info!(node = %config.name, number = number.0, boot = at.boot, region = %config.region, "starting");
-    let peers = Peers::new(Me {
-        cluster: config.cluster_id,
-        name: config.name.clone(),
-        at,
-    });
-    peers.set_addresses(member_addresses(&config));
+    tracing::info!(node = %config.name, number = at.node.0, boot = at.boot, region = %config.region, "starting");
+    let peers = peers(&config, &identity, tls);
     let cluster = Cluster::start(identity, cluster_options(&config, &peers))
         .await
         .map_err(|error| Error::Start(error.to_string()))?;
@@ -164,32 +186,47 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let parts = wiring::Parts::start(config.clone(), cluster.clone(), peers.clone(), &stop);
     parts.serve(listeners, drain.listener(), &stop);
-    tasks::spawn(
-        Kind::Critical,
-        "introduce",
-        introduce(config.clone(), cluster.clone(), peers),
-    );
-    wait_for_the_end(&drain, &parts).await;
+    let expelled = introduce::keep(config.clone(), cluster.clone(), peers);
+    let ended = tokio::select! {
+        () = wait_for_the_end(&drain, &parts) => Ok(()),
+        why = expelled => Err(Error::Start(why)),
+    };
     stop.cancel();
     cluster.stop().await;
     tracing::info!("stopped");
-    Ok(())
+    ended
 }
 
-fn member_addresses(config: &Config) -> BTreeMap<NodeId, String> {
-    config
-        .members
-        .iter()
-        .enumerate()
-        .map(|(index, member)| (NodeId(index as u32 + 1), member.peer.clone()))
-        .collect()
+/// The clients to the other first members; the catalog names more of them later.
+fn peers(config: &Config, identity: &Identity, tls: Option<Tls>) -> Peers {
+    let mut at = identity.at();
+    if let Some(number) = config.number() {
+        at.node = number;
+    }
+    let me = Me {
+        cluster: config.cluster_id,
+        name: config.name.clone(),
+        at,
+    };
+    let peers = Peers::new(me, tls);
+    peers.set_places(member_places(config));
+    peers
+}
+
+fn member_places(config: &Config) -> BTreeMap<NodeId, Place> {
+    let places = config.members.iter().enumerate().map(|(index, member)| {
+        let place = Place {
+            name: member.name.clone(),
+            address: member.peer.clone(),
+        };
+        (NodeId(index as u32 + 1), place)
+    });
+    places.collect()
 }
 
 fn cluster_options(config: &Config, peers: &Peers) -> cluster::Options {
     cluster::Options {
         data_dir: config.data_dir.clone(),
-        name: config.name.clone(),
-        region: config.region.clone(),
         members: config
             .members
             .iter()
@@ -202,52 +239,18 @@ fn cluster_options(config: &Config, peers: &Peers) -> cluster::Options {
             .collect(),
         cluster_id: config.cluster_id,
         timing: match config.timing {
-            TimingName::Wan => Timing::WAN,
-            TimingName::Lan => Timing::LAN,
+            TimingName::Auto => None,
+            TimingName::Wan => Some(Timing::WAN),
+            TimingName::Lan => Some(Timing::LAN),
         },
         survive: config.survive,
         node_lost_after: config.node_lost_after,
+        node_dead_after: config.node_dead_after,
         transport: Arc::new(peers.clone()),
-    }
-}
-
-/// Writes this node into the catalog, under each boot that it takes, and follows the catalog for the
-/// other nodes' addresses. Never returns.
-async fn introduce(config: Arc<Config>, cluster: Cluster, peers: Peers) {
-    let mut known: Option<NodeBoot> = None;
-    loop {
-        let at = cluster.at();
-        peers.set_boot(at.boot);
-        let state = cluster.catalog().state();
-        if known != Some(at)
-            && let Some(region) = state.region_by_name(&config.region)
-        {
-            let node = Node {
-                at,
-                name: config.name.clone(),
-                region: region.number,
-                client: config.advertise.client.clone(),
-                worker: config.advertise.worker.clone(),
-                peer: config.advertise.peer.clone(),
-                admin: config.advertise.admin.clone(),
-                ops: config.advertise.ops.clone(),
-            };
-            match cluster
-                .catalog()
-                .propose(Command::PutNode(node), Duration::from_secs(5))
-                .await
-            {
-                Ok(proposed) if proposed.reply == Reply::Done => known = Some(at),
-                Ok(proposed) => {
-                    tracing::error!(reply = ?proposed.reply, "the catalog refuses this node");
-                }
-                Err(error) => tracing::debug!(%error, "not in the catalog yet; trying again"),
-            }
-        }
-        let mut addresses = member_addresses(&config);
-        addresses.extend(state.nodes().map(|node| (node.at.node, node.peer.clone())));
-        peers.set_addresses(addresses);
-        tokio::time::sleep(FOLLOW_CATALOG).await;
+        distance: {
+            let peers = peers.clone();
+            Arc::new(move |node| peers.rtt(node))
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connects the parts of a node to each other, and starts serving.
 
 use super::Listeners;
-use super::facts;
+use super::{facts, joining};
 use super::replicas::Replicas;
 use crate::call::{self, Counters};
 use crate::config::Config;
@@ -11,6 +11,7 @@ use crate::ops::metrics::Metrics;
 use crate::peer::Peers;
 use crate::session::Sessions;
 use crate::tasks::{self, Kind};
+use crate::tls::accept::{For, Port};
 use crate::tunnel::{self, Tunnels};
 use crate::{admin, ops, peer};
 use futures::FutureExt as _;
@@ -28,7 +29,7 @@ const QUIET_LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) cluster: Cluster,
-    peers: Peers,
+    pub(super) peers: Peers,
     pub(super) tunnels: Tunnels,
     sessions: Sessions,
     pub(super) counters: Arc<Counters>,
@@ -81,11 +82,17 @@ impl Parts {
             async move { sidecars.pass(worker, message, confirm).await.into() }.boxed()
         });
         let peers = self.peers.clone();
+        let handlers = peer::Handlers {
+            pass,
+            greet: joining::greet(self.cluster.identity()),
+            admit: joining::admission(&self.config, &self.cluster, &peers),
+            folder: self.cluster.identity().folder(),
+        };
         let serving = peer::serve(
             listeners.peer,
             peers,
-            self.cluster.clone(),
-            pass,
+            Some(self.cluster.clone()),
+            handlers,
             stop.clone(),
         );
         tasks::spawn(Kind::Critical, "peer port", async move {
@@ -93,6 +100,8 @@ impl Parts {
                 tracing::error!(%error, "the peer port is broken");
             }
         });
+        let worker_port = Port::new("worker", self.peers.tls().cloned(), For::Others)
+            .and_clear_text(self.config.clear_sidecars);
         let sources = facts::sources(self, draining.clone());
         tasks::spawn(
             Kind::Critical,
@@ -102,7 +111,7 @@ impl Parts {
         tasks::spawn(
             Kind::Critical,
             "worker port",
-            tunnel::serve(listeners.worker, self.tunnels.clone()),
+            tunnel::serve(listeners.worker, worker_port, self.tunnels.clone()),
         );
         let sessions = self.sessions.clone();
         let admin = admin::serve(
@@ -142,6 +151,7 @@ impl Parts {
         Limits {
             connections_max: limits.connections_max,
             streams_max: limits.streams_max,
+            header_list: limits.header_list_bytes,
             handshake: Duration::from_millis(limits.handshake_ms),
             idle: Duration::from_millis(limits.idle_ms),
             ..Limits::default()

@@ -26,7 +26,8 @@ const DATA_FRAME_BUDGET: usize = CONNECTION_WINDOW as usize;
 /// capacity: one stream window.
 const SEND_BUFFER: usize = STREAM_WINDOW as usize;
 
-/// The longest header list that is taken from either side (C-LSN-3), by RFC 9113's measure.
+/// The longest header list that is taken from a worker, and from a client unless the configuration
+/// says otherwise (C-LSN-3), by RFC 9113's measure.
 pub const HEADER_LIST_MAX: u32 = 64 * 1024;
 
 /// How long, and of how many streams, h2 remembers that we reset them, so that frames which were on
@@ -38,12 +39,12 @@ const RESET_MEMORY: Duration = Duration::from_secs(1);
 const UNSEEN_RESETS_MAX: usize = 128;
 
 /// Settings of a client listener.
-pub fn towards_client(streams_max: u32) -> server::Builder {
+pub fn towards_client(streams_max: u32, header_list: u32) -> server::Builder {
     let mut builder = server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(HEADER_LIST_MAX)
+        .max_header_list_size(header_list)
         .max_concurrent_streams(streams_max)
         .max_concurrent_reset_streams(streams_max as usize)
         .reset_stream_duration(RESET_MEMORY)

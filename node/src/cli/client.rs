@@ -2,6 +2,9 @@
 
 use super::exit::{Code, Failure};
 use super::nouns::Ask;
+use crate::net;
+use crate::tls::dial::Trust;
+use http::Uri;
 use pontoon_proto::admin::admin_client::AdminClient;
 use std::error::Error as _;
 use std::time::Duration;
@@ -47,36 +50,75 @@ impl Interceptor for Token {
 /// listens there.
 pub(super) async fn connect(ask: &Ask) -> Result<Client, Failure> {
     let token = token(ask)?;
-    let url = if ask.endpoint.contains("://") {
-        ask.endpoint.clone()
-    } else {
-        format!("http://{}", ask.endpoint)
+    let url = match (ask.endpoint.contains("://"), &ask.ca_file) {
+        (true, _) => ask.endpoint.clone(),
+        (false, None) => format!("http://{}", ask.endpoint),
+        (false, Some(_)) => format!("https://{}", ask.endpoint),
     };
-    let channel = Endpoint::from_shared(url)
-        .ok()
-        .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+    let uri = url.parse::<Uri>().ok();
+    let (scheme, authority) = uri
+        .as_ref()
+        .and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)))
+        .filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
         .ok_or_else(|| {
             Failure::new(
                 Code::Usage,
                 format!(
-                    "{:?} is not an endpoint: write http://host:port, the admin address of a node",
+                    "{:?} is not an endpoint: write http://host:port or https://host:port, the \
+                     admin address of a node",
                     ask.endpoint
                 ),
             )
-        })?
+        })?;
+    // The scheme of requests; below it there may be TLS of ours.
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
+        .map_err(|error| Failure::new(Code::Usage, format!("{:?}: {error}", ask.endpoint)))?
         .connect_timeout(CONNECT_MAX)
-        .timeout(ANSWER_MAX)
-        .connect()
-        .await
-        .map_err(|error| nobody(ask, root_cause(&error)))?;
+        .timeout(ANSWER_MAX);
+    let channel = match scheme {
+        "https" => secure(ask, endpoint).await?,
+        _ => endpoint
+            .connect()
+            .await
+            .map_err(|error| nobody(ask, root_cause(&error)))?,
+    };
     Ok(AdminClient::with_interceptor(channel, token).max_decoding_message_size(MESSAGE_MAX))
+}
+
+/// Connects with TLS.
+async fn secure(ask: &Ask, endpoint: Endpoint) -> Result<Channel, Failure> {
+    let path = ask.ca_file.as_deref().ok_or_else(|| {
+        let text = "https:// needs the CA of the nodes' certificates: name its file with --ca-file \
+                    or PONTOON_CA_FILE";
+        Failure::new(Code::Usage, text)
+    })?;
+    let trust = Trust::open(path).map_err(|problem| Failure::new(Code::Usage, problem.0))?;
+    let uri = endpoint.uri();
+    let host = uri.host().unwrap_or_default();
+    let address = format!("{host}:{}", uri.port_u16().unwrap_or(443));
+    let stream = net::dial(&address, CONNECT_MAX)
+        .await
+        .map_err(|error| nobody(ask, error.to_string()))?;
+    let connect = trust.channel(endpoint, stream, &address);
+    tokio::time::timeout(CONNECT_MAX, connect)
+        .await
+        .unwrap_or_else(|_| Err("no answer to the TLS handshake in time".into()))
+        .map_err(|cause| {
+            let text = format!("no TLS with the node at {}: {cause}", ask.endpoint);
+            Failure::new(Code::Unreachable, text)
+        })
 }
 
 /// What a refused request means to the person at the terminal.
 pub(super) fn refused(ask: &Ask, status: &Status) -> Failure {
     let text = status.message();
     match status.code() {
-        tonic::Code::Unavailable if status.source().is_some() => nobody(ask, text.into()),
+        // With a cause below, the connection failed and no node said this.
+        tonic::Code::Unavailable | tonic::Code::Internal | tonic::Code::Unknown
+            if status.source().is_some() =>
+        {
+            nobody(ask, text.into())
+        }
         tonic::Code::Cancelled | tonic::Code::DeadlineExceeded if status.source().is_some() => {
             nobody(ask, format!("no answer within {ANSWER_MAX:?}"))
         }
@@ -107,11 +149,15 @@ pub(super) fn refused(ask: &Ask, status: &Status) -> Failure {
 }
 
 fn nobody(ask: &Ask, cause: String) -> Failure {
+    let tls = match ask.endpoint.starts_with("https://") {
+        true => "",
+        false => "; a cluster with TLS wants https:// and --ca-file",
+    };
     Failure::new(
         Code::Unreachable,
         format!(
             "no node answers at {}: {cause}; check that the node runs, or name another one with \
-             --endpoint or PONTOON_ENDPOINT (`pontoon dev` starts a cluster on this machine)",
+             --endpoint or PONTOON_ENDPOINT (`pontoon dev` starts a cluster on this machine){tls}",
             ask.endpoint
         ),
     )

@@ -13,7 +13,7 @@ mod nouns;
 mod table;
 mod verbs;
 
-use crate::{boot, demo, dev, sidecar};
+use crate::{boot, cert, demo, dev, sidecar};
 use clap::Parser;
 use exit::{Code, Failure};
 use std::io::Write as _;
@@ -38,6 +38,9 @@ enum Command {
     DemoWorker(demo::worker::Options),
     /// Runs beside a worker: attaches it to nodes and carries its tunnels.
     Sidecar(sidecar::Options),
+    /// Makes certificates for development: a CA, and one for each node.
+    #[command(subcommand)]
+    Cert(cert::Verb),
     /// Runs one node of a cluster, or asks about the nodes.
     Node(Node),
     #[command(flatten)]
@@ -87,6 +90,13 @@ fn run(command: Command) -> Result<(), Failure> {
                 };
                 Failure::new(code, error.to_string())
             }),
+            Command::Cert(verb) => match cert::run(&verb) {
+                Ok(made) => print(&made),
+                Err(error) => Err(Failure::new(
+                    Code::of(error.exit_code()),
+                    error.to_string(),
+                )),
+            },
             Command::DemoWorker(options) => demo::worker::run(options)
                 .await
                 .map_err(|error| Failure::new(Code::Other, error.to_string())),

@@ -18,6 +18,9 @@ pub(super) struct Ask {
         value_name = "URL"
     )]
     pub(super) endpoint: String,
+    /// The CAs of the nodes' certificates, for a cluster with TLS.
+    #[arg(long, env = "PONTOON_CA_FILE", value_name = "PATH")]
+    pub(super) ca_file: Option<PathBuf>,
     /// File with the admin token [default: the variable PONTOON_TOKEN].
     #[arg(long, value_name = "PATH")]
     pub(super) token_file: Option<PathBuf>,

@@ -20,8 +20,8 @@ pub enum Origin {
     File(String),
     /// An environment variable.
     Environment(String),
-    /// `--set`.
-    Flag,
+    /// A flag, by its name.
+    Flag(&'static str),
     /// Nobody said anything.
     Default,
 }
@@ -31,7 +31,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::File(path) => write!(f, "file {path}"),
             Origin::Environment(name) => write!(f, "environment {name}"),
-            Origin::Flag => f.write_str("flag --set"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
             Origin::Default => f.write_str("default"),
         }
     }
@@ -72,9 +72,14 @@ impl Layers {
             let Some((key, value)) = flag.split_once('=') else {
                 return bad(format!("--set {flag}: write it as key=value"));
             };
-            layers.set(key.trim(), value, Origin::Flag)?;
+            layers.set(key.trim(), value, Origin::Flag("--set"))?;
         }
         Ok(layers)
+    }
+
+    /// Lays a flag that has a name of its own over everything.
+    pub fn flag(&mut self, key: &str, value: &str, name: &'static str) -> Result<(), ConfigError> {
+        self.set(key, value, Origin::Flag(name))
     }
 
     fn set(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {

@@ -5,10 +5,16 @@
 //! and broken relations are errors that name the keys (contract O-CFG-1).
 
 pub mod layers;
+mod listeners;
+#[cfg(test)]
+mod page;
+mod ranges;
 pub mod raw;
 
 pub use layers::{Layers, Origin};
 
+use crate::tls::Files;
+use pontoon_proto::id::NodeId;
 use pontoon_raft::catalog::command::Survive;
 use raw::{LogFormat, Member, Raw, SurviveName, TimingName};
 use sha2::{Digest as _, Sha256};
@@ -19,7 +25,7 @@ use std::time::Duration;
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node's name; one of the members'.
+    /// This node's name; one of the members', or that of a node that joins them.
     pub name: String,
     /// Its region's name.
     pub region: String,
@@ -35,16 +41,31 @@ pub struct Config {
     pub timing: TimingName,
     /// Silence after which a node's boot is declared over.
     pub node_lost_after: Duration,
+    /// Silence after which a node's places in all groups are given to others.
+    pub node_dead_after: Duration,
     /// The first members, in order.
     pub members: Vec<Member>,
     /// Where to listen.
     pub listen: raw::Listen,
     /// How others reach this node: host:port.
     pub advertise: Advertise,
+    /// The files of TLS; `None` for clear text.
+    pub tls: Option<Tls>,
+    /// Whether the worker port takes sidecars that speak clear text, where there is TLS.
+    pub clear_sidecars: bool,
     /// Bounds on clients.
     pub limits: raw::Limits,
     /// Logging.
     pub log: Log,
+}
+
+/// The files of TLS, and the name that certificates carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The files.
+    pub files: Files,
+    /// The cluster's name.
+    pub cluster: String,
 }
 
 /// How others reach this node: host:port each.
@@ -88,13 +109,9 @@ impl Config {
             );
         }
         check_members(&raw)?;
-        check_listeners(&raw)?;
-        if raw.cluster.node_lost_after_ms < 2_000 {
-            return bad(
-                "cluster.node_lost_after_ms is below 2000: nodes beat once a second, so a healthy \
-                 node would be declared lost",
-            );
-        }
+        let tls = tls(&raw)?;
+        listeners::check(&raw, tls.is_some())?;
+        ranges::check(&raw)?;
         let admin_token_sha256 = match raw.cluster.admin_token_sha256.as_deref() {
             None => None,
             Some(text) => Some(parse_hash(text).ok_or_else(|| {
@@ -105,9 +122,6 @@ impl Config {
                 )
             })?),
         };
-        if raw.limits.streams_max == 0 || raw.limits.connections_max == 0 {
-            return bad("limits.streams_max and limits.connections_max must be at least 1");
-        }
         let or = |set: &Option<String>, listen: SocketAddr| {
             set.clone().unwrap_or_else(|| listen.to_string())
         };
@@ -130,9 +144,12 @@ impl Config {
             },
             timing: raw.cluster.timing,
             node_lost_after: Duration::from_millis(raw.cluster.node_lost_after_ms),
+            node_dead_after: Duration::from_millis(raw.cluster.node_dead_after_ms),
             members: raw.cluster.members,
+            clear_sidecars: raw.insecure || raw.listen.worker.ip().is_loopback(),
             listen: raw.listen,
             advertise,
+            tls,
             limits: raw.limits,
             log: Log {
                 filter: raw.log.filter,
@@ -142,15 +159,37 @@ impl Config {
     }
 }
 
+impl Config {
+    /// This node's place in the list of first members, if it has one.
+    pub fn number(&self) -> Option<NodeId> {
+        let place = self.members.iter().position(|one| one.name == self.name);
+        place.map(|index| NodeId(index as u32 + 1))
+    }
+}
+
 fn check_members(raw: &Raw) -> Result<(), ConfigError> {
     let members = &raw.cluster.members;
-    let Some(me) = members.iter().find(|member| member.name == raw.name) else {
+    let me = members.iter().find(|member| member.name == raw.name);
+    if me.is_none() && !raw.cluster.join {
         return bad(format!(
-            "name is {:?}, but cluster.members has no such member: add it, or correct the name",
+            "name is {:?}, but cluster.members has no such member: correct the name, or say \
+             cluster.join = true for a node that comes to a cluster that exists",
             raw.name
         ));
-    };
-    if me.region != raw.region {
+    }
+    if members.is_empty() {
+        return bad("cluster.members is empty: name the first members, the same on every node");
+    }
+    if me.is_none() && !(is_label(&raw.name) && is_label(&raw.region)) {
+        return bad(format!(
+            "name {:?} and region {:?} must be DNS labels (a-z, 0-9, inner hyphens, at most 63 \
+             characters)",
+            raw.name, raw.region
+        ));
+    }
+    if let Some(me) = me
+        && me.region != raw.region
+    {
         return bad(format!(
             "region is {:?}, but cluster.members puts {:?} in {:?}: make them the same",
             raw.region, raw.name, me.region
@@ -186,38 +225,47 @@ fn check_members(raw: &Raw) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn check_listeners(raw: &Raw) -> Result<(), ConfigError> {
-    let listeners = raw.listen.all();
-    for (index, (key, address)) in listeners.iter().enumerate() {
-        if let Some((other, _)) = listeners[..index]
-            .iter()
-            .find(|(_, taken)| taken == address && address.port() != 0)
-        {
+/// All three files of `[tls]`, or none.
+fn tls(raw: &Raw) -> Result<Option<Tls>, ConfigError> {
+    let raw::Tls {
+        ca_file,
+        cert_file,
+        key_file,
+    } = &raw.tls;
+    if let (Some(ca), Some(cert), Some(key)) = (ca_file, cert_file, key_file) {
+        if !is_label(&raw.cluster.name) {
             return bad(format!(
-                "listen.{key} and listen.{other} are both {address}: each needs its own port"
+                "cluster.name is {:?}: with [tls] it is a part of the nodes' names in certificates \
+                 (<name>.<cluster.name>.pontoon), so it must be a DNS label (a-z, 0-9, inner \
+                 hyphens, at most 63 characters)",
+                raw.cluster.name
             ));
         }
-        if !address.ip().is_loopback() && !raw.insecure {
-            return bad(format!(
-                "listen.{key} is {address}, which is not loopback, and traffic would be in clear \
-                 text: use a loopback address, or say `insecure = true`"
-            ));
-        }
-        let advertised = match *key {
-            "client" => &raw.advertise.client,
-            "worker" => &raw.advertise.worker,
-            "peer" => &raw.advertise.peer,
-            "admin" => &raw.advertise.admin,
-            _ => &raw.advertise.ops,
-        };
-        if address.ip().is_unspecified() && advertised.is_none() {
-            return bad(format!(
-                "listen.{key} is {address}, which others can't dial: set advertise.{key} to \
-                 host:port"
-            ));
-        }
+        return Ok(Some(Tls {
+            files: Files {
+                ca: ca.clone(),
+                cert: cert.clone(),
+                key: key.clone(),
+            },
+            cluster: raw.cluster.name.clone(),
+        }));
     }
-    Ok(())
+    let keys = [
+        ("tls.ca_file", ca_file),
+        ("tls.cert_file", cert_file),
+        ("tls.key_file", key_file),
+    ];
+    let of = |there: bool| {
+        let keys = keys.iter().filter(|(_, path)| path.is_some() == there);
+        keys.map(|(key, _)| *key).collect::<Vec<_>>().join(" and ")
+    };
+    match of(true) {
+        set if set.is_empty() => Ok(None),
+        set => bad(format!(
+            "{set} without {}: TLS needs all three; set what is missing, or none for clear text",
+            of(false)
+        )),
+    }
 }
 
 /// The cluster's id: the first 16 bytes of a SHA-256 over its name, its join token and the first
@@ -241,7 +289,7 @@ pub fn cluster_id(name: &str, join_token: &str, members: &[Member]) -> [u8; 16] 
     id
 }
 
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text
             .bytes()
@@ -262,7 +310,7 @@ fn parse_hash(text: &str) -> Option<[u8; 32]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const FILE: &str = r#"
@@ -277,9 +325,11 @@ mod tests {
         region = "us-east"
         peer = "127.0.0.1:10085"
     "#;
+    pub(super) const TLS: &str =
+        "[tls]\nca_file = \"/ca\"\ncert_file = \"/c\"\nkey_file = \"/k\"\n";
     const TOKEN: &str = "0123456789abcdef";
 
-    fn load(change: impl Fn(String) -> String) -> Result<Config, ConfigError> {
+    pub(super) fn load(change: impl Fn(String) -> String) -> Result<Config, ConfigError> {
         let layers = Layers::new("test.toml", &change(FILE.into()), &[], &[])?;
         Config::validate(layers.raw()?, TOKEN)
     }
@@ -315,22 +365,23 @@ mod tests {
     }
 
     #[test]
-    fn clear_text_beyond_loopback_needs_a_word() {
-        let listen = "[listen]\nclient = \"0.0.0.0:10081\"\n";
-        let error = load(|file| file.clone() + listen).unwrap_err();
-        assert!(error.0.contains("insecure = true"), "{error}");
-        let error = load(|file| format!("insecure = true\n{file}{listen}")).unwrap_err();
-        assert!(error.0.contains("advertise.client"), "{error}");
-    }
-
-    #[test]
-    fn two_listeners_never_share_a_port() {
-        let error =
-            load(|file| file.clone() + "[listen]\nclient = \"127.0.0.1:10086\"\n").unwrap_err();
-        assert!(
-            error.0.contains("listen.worker and listen.client"),
-            "{error}"
-        );
+    fn o_cfg_1_some_of_the_files_of_tls_are_not_enough() {
+        let config = load(|file| file.clone() + TLS).unwrap();
+        assert_eq!(config.tls.unwrap().files.key, PathBuf::from("/k"));
+        for (missing, set) in [
+            ("key_file", "tls.ca_file and tls.cert_file"),
+            ("ca_file", "tls.cert_file and tls.key_file"),
+        ] {
+            let without: String = TLS
+                .lines()
+                .filter(|line| !line.starts_with(missing))
+                .fold(String::new(), |text, line| text + line + "\n");
+            let error = load(|file| file.clone() + &without).unwrap_err();
+            let wanted = format!("{set} without tls.{missing}");
+            assert!(error.0.starts_with(&wanted), "{error}");
+        }
+        let error = load(|file| file.replace("\"dev\"", "\"My Cluster\"") + TLS).unwrap_err();
+        assert!(error.0.contains("cluster.name"), "{error}");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Raw {
     /// How others reach this node, host:port; default: as `listen`.
     #[serde(default)]
     pub advertise: Advertise,
+    /// Certificates between nodes and for operators and sidecars.
+    #[serde(default)]
+    pub tls: Tls,
     /// Bounds on clients.
     #[serde(default)]
     pub limits: Limits,
@@ -46,19 +49,32 @@ pub struct Cluster {
     /// What region groups outlive: `region` (default) or `zone`.
     #[serde(default)]
     pub survive: SurviveName,
-    /// How patient the groups are: `wan` (default) or `lan`. The same on every node.
+    /// How patient the groups are: `auto` (default), `wan` or `lan`. The same on every node.
     #[serde(default)]
     pub timing: TimingName,
     /// Silence after which a node's boot is declared over. Default 5,000; at least 2,000. Shorter:
     /// a pause costs a node its entries. Longer: sessions of a dead node end later.
     #[serde(default = "node_lost_after_ms")]
     pub node_lost_after_ms: u64,
+    /// Silence after which a node's places in all groups are given to others. Default 600,000; at
+    /// least 10,000. Shorter: a restart moves voters back and forth. Longer: a group goes on for so
+    /// long with a voter less.
+    #[serde(default = "node_dead_after_ms")]
+    pub node_dead_after_ms: u64,
+    /// This node is not among the first members and asks them to be admitted. Default false, so that
+    /// a misspelled name does not become a new node.
+    #[serde(default)]
+    pub join: bool,
     /// The first members, in the same order on every node; their positions are their numbers.
     pub members: Vec<Member>,
 }
 
 fn node_lost_after_ms() -> u64 {
     5_000
+}
+
+fn node_dead_after_ms() -> u64 {
+    600_000
 }
 
 /// One of the first members.
@@ -84,12 +100,14 @@ pub enum SurviveName {
     Zone,
 }
 
-/// `wan` or `lan`.
+/// `auto`, `wan` or `lan`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum TimingName {
-    /// Heartbeat 225 ms, election 550 to 800 ms: round trips up to 150 ms.
+    /// Each group by the round trips between its voters.
     #[default]
+    Auto,
+    /// Heartbeat 225 ms, election 550 to 800 ms: round trips up to 150 ms.
     Wan,
     /// Heartbeat 50 ms, election 150 to 250 ms: round trips of a few milliseconds.
     Lan,
@@ -149,6 +167,18 @@ pub struct Advertise {
     pub ops: Option<String>,
 }
 
+/// Certificates: all three files, or none for clear text. They are read again when they change.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The CAs whose certificates are believed, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// This node's certificate and those between it and the CA, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    pub key_file: Option<PathBuf>,
+}
+
 /// Bounds on clients (contract C-LSN-3, C-LSN-4).
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -177,11 +207,17 @@ impl Default for Limits {
     }
 }
 
+/// The default log filter: ours at INFO. The consensus library tells each election there, at length.
+/// Two of its modules speak only of messages that find a group stopped, as at every clean stop, and
+/// call that an error; when a group stops for another reason, `openraft::core` says which.
+pub const FILTER: &str =
+    "info,openraft=warn,openraft::raft::raft_inner=off,openraft::raft::stream_append=off";
+
 /// Logging.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// A tracing filter. Default `info`.
+    /// A tracing filter. Default [`FILTER`].
     pub filter: String,
     /// `text` (default) or `json`.
     pub format: LogFormat,
@@ -190,7 +226,7 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            filter: "info".into(),
+            filter: FILTER.into(),
             format: LogFormat::Text,
         }
     }

@@ -57,7 +57,7 @@ impl Folder {
             make(&root.join(part))?;
         }
         Ok(Self {
-            layout: Layout { root },
+            layout: Layout { root, tls: false },
             temporary: wanted.is_none(),
             _lock: lock,
         })
@@ -110,8 +110,14 @@ pub(super) fn find_socket(data_dir: Option<&Path>) -> Result<PathBuf, Error> {
             fs::read_to_string(runtime_folder()?.join("current")).map_err(|_| none())?,
         ),
     };
-    let socket = fs::read_to_string(Layout { root: root.clone() }.control())
-        .map_err(|_| Error::new(format!("no `pontoon dev` is running on {}", root.display())))?;
+    let socket = fs::read_to_string(
+        Layout {
+            root: root.clone(),
+            tls: false,
+        }
+        .control(),
+    )
+    .map_err(|_| Error::new(format!("no `pontoon dev` is running on {}", root.display())))?;
     Ok(PathBuf::from(socket))
 }
 
@@ -176,6 +182,7 @@ mod tests {
         assert!(error.contains("no `pontoon dev` is running on"), "{error}");
         let layout = Layout {
             root: parent.path().to_owned(),
+            tls: false,
         };
         write_private(&layout.control(), "/x/control.sock").unwrap();
         assert_eq!(

@@ -58,6 +58,10 @@ pub struct Options {
     /// `default`: the well-known ports for the first node; `auto`: free ones for all
     #[arg(long, value_enum, default_value_t = PortChoice::Default)]
     ports: PortChoice,
+    /// Make a CA and certificates in the data folder, and use TLS between nodes, for sidecars and for
+    /// the admin API
+    #[arg(long)]
+    tls: bool,
     /// End when standard input closes, as it does when a parent process dies
     #[arg(long)]
     exit_with_stdin: bool,
@@ -170,7 +174,8 @@ impl From<Error> for Failure {
 async fn run_in(folder: &Folder, socket: &Path, options: Options) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Error::new(format!("cannot find this program's file: {error}")))?;
-    let layout = folder.layout.clone();
+    let mut layout = folder.layout.clone();
+    layout.tls = options.tls;
     let mut saved = match Saved::load(&layout)? {
         Some(saved) => saved,
         None => Saved::new(Size {
@@ -230,6 +235,11 @@ fn write_files(
 ) -> Result<(), Error> {
     use sha2::Digest as _;
     saved::write_private(&layout.join_token(), &saved.join_token)?;
+    if layout.tls {
+        let names = nodes.iter().map(|node| node.name.clone());
+        crate::cert::for_development(&layout.certificates(), plan::CLUSTER, names)
+            .map_err(|error| Error::new(error.to_string()))?;
+    }
     let hash = plan::hex(&sha2::Sha256::digest(saved.admin_token.as_bytes()));
     let script = |name: &str, arguments: &[String]| {
         saved::write(
@@ -269,7 +279,7 @@ impl Dev {
             setup::ready(node, || self.alive()).await?;
         }
         progress("every node is ready; creating the demo's tenant, function and keys");
-        let admins = setup::Admins::new(&self.nodes, &self.saved.admin_token)?;
+        let admins = setup::Admins::new(&self.layout, &self.nodes, &self.saved.admin_token)?;
         admins.prepare(&mut self.saved).await?;
         self.saved.store(&self.layout)?;
         let worker_key = self.saved.worker_key.clone().unwrap_or_default();
@@ -336,6 +346,7 @@ impl Dev {
 
     fn ready(&self) -> ready::Ready {
         ready::ready(
+            &self.layout,
             &self.nodes,
             &self.workers,
             &self.saved,

@@ -3,7 +3,8 @@
 //! Everything here is a pure function of the options and of what an earlier start left behind: the
 //! same folder gives the same cluster again.
 
-use crate::config::raw::{Cluster, Listen, Log, Member, Raw, SurviveName, TimingName};
+use crate::cert;
+use crate::config::raw::{Cluster, Listen, Log, Member, Raw, SurviveName, TimingName, Tls};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -119,6 +120,8 @@ pub(super) fn sidecar_name(worker: &str) -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) root: PathBuf,
+    /// Whether this run uses TLS.
+    pub(super) tls: bool,
 }
 
 impl Layout {
@@ -143,6 +146,13 @@ impl Layout {
     pub(super) fn saved(&self) -> PathBuf {
         self.root.join("secrets").join("dev.json")
     }
+    pub(super) fn certificates(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+    /// The CA file, when this run uses TLS.
+    pub(super) fn ca_file(&self) -> Option<PathBuf> {
+        self.tls.then(|| self.certificates().join("ca.pem"))
+    }
     /// Names the socket of the running cluster.
     pub(super) fn control(&self) -> PathBuf {
         self.root.join("control")
@@ -157,6 +167,17 @@ pub(super) fn config(
     admin_token_sha256: &str,
 ) -> Result<String, toml::ser::Error> {
     let listen = node.listen;
+    let tls = match layout.tls {
+        false => Tls::default(),
+        true => {
+            let files = cert::files(&layout.certificates(), &node.name);
+            Tls {
+                ca_file: Some(files.ca),
+                cert_file: Some(files.cert),
+                key_file: Some(files.key),
+            }
+        }
+    };
     let raw = Raw {
         name: node.name.clone(),
         region: node.region.clone(),
@@ -169,6 +190,8 @@ pub(super) fn config(
             survive: SurviveName::Region,
             timing: TimingName::Wan,
             node_lost_after_ms: 5_000,
+            node_dead_after_ms: 600_000,
+            join: false,
             members: nodes
                 .iter()
                 .map(|node| Member {
@@ -186,6 +209,7 @@ pub(super) fn config(
             ops: local(listen.ops),
         },
         advertise: Default::default(),
+        tls,
         limits: Default::default(),
         log: Log::default(),
     };
@@ -228,6 +252,9 @@ pub(super) fn sidecar_arguments(layout: &Layout, worker: &Worker, nodes: &[Node]
         format!("http://{}/session-ended", worker.address),
     );
     put("--worker-key-file", text(&layout.worker_key()));
+    if let Some(path) = layout.ca_file() {
+        put("--ca-file", text(&path));
+    }
     for node in own.into_iter().chain(others) {
         put("--node", local(node.listen.worker).to_string());
     }
@@ -316,6 +343,7 @@ mod tests {
     fn a_node_accepts_the_configuration_that_is_written_for_it() {
         let layout = Layout {
             root: "/data with space".into(),
+            tls: true,
         };
         let nodes = nodes();
         let text = config(&layout, &nodes[3], &nodes, &"ab".repeat(32)).unwrap();
@@ -323,6 +351,9 @@ mod tests {
         let config = Config::validate(raw, "a join token of 32 characters...").unwrap();
         assert_eq!(config.name, "us-west-2");
         assert_eq!(config.members.len(), 6);
+        let files = config.tls.unwrap().files;
+        let key = "/data with space/tls/us-west-2/node.key";
+        assert_eq!(files.key, PathBuf::from(key));
         assert_eq!(
             config.advertise.client,
             local(nodes[3].listen.client).to_string()
@@ -336,7 +367,14 @@ mod tests {
     #[test]
     fn a_sidecar_is_told_its_own_regions_nodes_first_and_no_secret() {
         let nodes = nodes();
-        let arguments = sidecar_arguments(&Layout { root: "/d".into() }, &worker(), &nodes);
+        let arguments = sidecar_arguments(
+            &Layout {
+                root: "/d".into(),
+                tls: true,
+            },
+            &worker(),
+            &nodes,
+        );
         let first = arguments.iter().position(|word| word == "--node").unwrap();
         assert_eq!(
             arguments[first + 1],
@@ -344,6 +382,7 @@ mod tests {
         );
         assert_eq!(arguments.iter().filter(|word| *word == "--node").count(), 6);
         assert!(arguments.contains(&"/d/secrets/worker-key".to_owned()));
+        assert!(arguments.contains(&"/d/tls/ca.pem".to_owned()));
     }
 
     #[test]

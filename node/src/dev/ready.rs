@@ -1,6 +1,6 @@
 //! The ready file: what a script needs to know of a running cluster.
 
-use super::plan::{self, Node, Worker};
+use super::plan::{self, Layout, Node, Worker};
 use super::saved::Saved;
 use serde::Serialize;
 
@@ -14,6 +14,9 @@ pub(super) struct Ready {
     pub(super) function_version_id: String,
     pub(super) api_key: String,
     pub(super) admin_token: String,
+    /// For https:// with the admin API; absent without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ca_file: Option<String>,
 }
 
 /// One region.
@@ -47,6 +50,7 @@ pub(super) struct ReadySidecar {
 
 /// Puts it together; `id` and `pid` look up a node's number and any process's id.
 pub(super) fn ready(
+    layout: &Layout,
     nodes: &[Node],
     workers: &[Worker],
     saved: &Saved,
@@ -88,6 +92,9 @@ pub(super) fn ready(
         function_version_id: saved.version.to_string(),
         api_key: saved.client_key.clone().unwrap_or_default(),
         admin_token: saved.admin_token.clone(),
+        ca_file: layout
+            .ca_file()
+            .map(|path| path.to_string_lossy().into_owned()),
     }
 }
 
@@ -120,8 +127,15 @@ mod tests {
             "us-east-sidecar-1" => 4720,
             _ => 4719,
         };
-        let found = serde_json::to_value(ready(&nodes, &workers, &saved, |_| 1, pid)).unwrap();
-        let wanted = serde_json::json!({
+        let layout = |tls| Layout {
+            root: "/d".into(),
+            tls,
+        };
+        let found = |tls| {
+            let ready = ready(&layout(tls), &nodes, &workers, &saved, |_| 1, pid);
+            serde_json::to_value(ready).unwrap()
+        };
+        let mut wanted = serde_json::json!({
             "cluster": "dev",
             "regions": [
                 {
@@ -143,6 +157,8 @@ mod tests {
             "api_key": "pnt_c_key",
             "admin_token": saved.admin_token,
         });
-        assert_eq!(found, wanted);
+        assert_eq!(found(false), wanted);
+        wanted["ca_file"] = "/d/tls/ca.pem".into();
+        assert_eq!(found(true), wanted);
     }
 }

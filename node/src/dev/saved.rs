@@ -161,6 +161,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout {
             root: folder.path().to_owned(),
+            tls: false,
         };
         std::fs::create_dir(folder.path().join("secrets")).unwrap();
         assert!(Saved::load(&layout).unwrap().is_none());

@@ -104,9 +104,13 @@ fn write(out: &mut String, ready: &Ready, layout: &Layout, program: &Path) -> st
     )?;
     writeln!(out, "{}", PYTHON.trim_start())?;
     writeln!(out, "Look inside:\n")?;
+    let (scheme, ca) = match &ready.ca_file {
+        None => ("http", String::new()),
+        Some(path) => ("https", format!(" PONTOON_CA_FILE={}", quoted(path))),
+    };
     writeln!(
         out,
-        "export PONTOON_ENDPOINT=http://{} PONTOON_TOKEN={}",
+        "export PONTOON_ENDPOINT={scheme}://{} PONTOON_TOKEN={}{ca}",
         last.admin, ready.admin_token
     )?;
     writeln!(out, "{pontoon} session list")?;
@@ -193,10 +197,14 @@ mod tests {
             function_version_id: "v".to_owned(),
             api_key: "k".to_owned(),
             admin_token: "a".to_owned(),
+            ca_file: Some("/d/tls/ca.pem".to_owned()),
         };
         let screen = screen(
             &ready,
-            &Layout { root: "/d".into() },
+            &Layout {
+                root: "/d".into(),
+                tls: false,
+            },
             Path::new("/bin/pontoon"),
         );
         for line in [
@@ -205,6 +213,7 @@ mod tests {
             "export FUNCTION_VERSION_ID=v",
             "export API_KEY=k",
             "kill -9 4711",
+            "export PONTOON_ENDPOINT=https://127.0.0.1:4 PONTOON_TOKEN=a PONTOON_CA_FILE=/d/tls/ca.pem",
             "/bin/pontoon call --endpoint 127.0.0.1:7 --request-id $ID --x 2",
         ] {
             assert!(

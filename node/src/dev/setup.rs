@@ -4,7 +4,7 @@
 //! Nothing here waits for a time: each wait polls for a state, with a bound.
 
 use super::Error;
-use super::plan::{self, Node};
+use super::plan::{self, Layout, Node};
 use super::saved::Saved;
 use crate::{clock, demo, net};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -19,7 +19,7 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 /// How long any one state may take to come: a first election under wide-area timing takes 2 s, and
@@ -112,18 +112,31 @@ pub(super) async fn listening(
 
 impl Admins {
     /// Connects when first used.
-    pub(super) fn new(nodes: &[Node], token: &str) -> Result<Self, Error> {
+    pub(super) fn new(layout: &Layout, nodes: &[Node], token: &str) -> Result<Self, Error> {
         let malformed = |error: &dyn std::fmt::Display| Error::new(format!("admin API: {error}"));
+        let ca = match layout.ca_file() {
+            None => None,
+            Some(path) => Some(Certificate::from_pem(
+                std::fs::read(&path).map_err(|error| Error::file("read", &path, &error))?,
+            )),
+        };
         let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
             .parse()
             .map_err(|error| malformed(&error))?;
         value.set_sensitive(true);
         let clients = nodes.iter().map(|node| {
-            let url = format!("http://{}", plan::local(node.listen.admin));
-            let channel = Endpoint::from_shared(url)
+            let scheme = if ca.is_some() { "https" } else { "http" };
+            let url = format!("{scheme}://{}", plan::local(node.listen.admin));
+            let mut endpoint = Endpoint::from_shared(url)
                 .map_err(|error| malformed(&error))?
-                .connect_timeout(ANSWER_WITHIN)
-                .connect_lazy();
+                .connect_timeout(ANSWER_WITHIN);
+            if let Some(ca) = &ca {
+                let tls = ClientTlsConfig::new().ca_certificate(ca.clone());
+                endpoint = endpoint
+                    .tls_config(tls)
+                    .map_err(|error| malformed(&error))?;
+            }
+            let channel = endpoint.connect_lazy();
             let client = AdminClient::with_interceptor(channel, Token(value.clone()));
             Ok((node.name.clone(), client))
         });

@@ -62,7 +62,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = cx.limits;
-    let settings = h2_settings::towards_client(limits.streams_max);
+    let settings = h2_settings::towards_client(limits.streams_max, limits.header_list);
     let handshake = tokio::time::timeout(limits.handshake, settings.handshake::<_, Bytes>(io));
     let Ok(Ok(h2)) = handshake.await else {
         cx.counters.connections_mute.up();

@@ -1,5 +1,6 @@
 //! The bounds of the client listener (C-LSN-3, C-LSN-4), each with what it costs at worst.
 
+use crate::call::h2_settings::HEADER_LIST_MAX;
 use std::time::Duration;
 
 /// What one listener allows.
@@ -8,6 +9,9 @@ pub struct Limits {
     /// Connections of this node; more are accepted and closed at once. A connection that does
     /// nothing costs about 20 KiB, so the default costs 400 MB.
     pub connections_max: usize,
+    /// Bytes of a header list, by RFC 9113's measure; longer ones are answered with 431. Every stream
+    /// may cost as much.
+    pub header_list: u32,
     /// Concurrent streams of a connection.
     pub streams_max: u32,
     /// How long a peer may take for HTTP/2's preface.
@@ -34,6 +38,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 20_000,
+            header_list: HEADER_LIST_MAX,
             streams_max: 1024,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),

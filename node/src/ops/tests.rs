@@ -31,7 +31,29 @@ fn sources(alive: Result<(), String>, connected: bool) -> Sources {
             groups_expected: 2,
         }),
         metrics: Arc::new(Metrics::new(&[], &[])),
+        certificates: Arc::new(|| None),
     }
+}
+
+#[tokio::test]
+async fn with_tls_metrics_say_how_long_the_certificates_are_good() {
+    let mut sources = sources(Ok(()), true);
+    let name = "pontoon_certificate_expiry_seconds";
+    assert!(!get("/metrics", &sources).await.1.contains(name));
+    let now = crate::clock::unix_seconds();
+    let expiry = Expiry {
+        node: now - 100,
+        ca: now + 1_000_000,
+    };
+    sources.certificates = Arc::new(move || Some(expiry));
+    let (_, page) = get("/metrics", &sources).await;
+    let value = |which: &str| {
+        let start = format!("{name}{{certificate=\"{which}\"}} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    assert!((-160.0..=-100.0).contains(&value("node")));
+    assert!((999_900.0..=1_000_000.0).contains(&value("ca")));
 }
 
 async fn get(path: &str, sources: &Sources) -> (u16, String) {

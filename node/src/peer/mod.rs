@@ -1,7 +1,7 @@
 //! What nodes say to each other: Raft, forwarded proposals, messages for sidecars attached elsewhere.
 //!
 //! [`Peers`] is the client side, cheap to clone and shared by everybody in the node. It finds a
-//! node's address in a table that the boot code keeps current, and holds two kept connections
+//! node's name and address in a table that the boot code keeps current, and holds two kept connections
 //! ([`link`]) to each node that it speaks to: one for Raft and what must not wait behind bulk, one
 //! for the rest. [`transport`] is the face that the raft crate sees, [`pulse`] measures round trips,
 //! [`serve`] is the other end.
@@ -15,18 +15,24 @@ mod raft;
 mod serve;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod tests_tls;
 mod transport;
 
-pub use serve::{PassHandler, serve};
+pub use link::Place;
+pub use serve::{AdmitHandler, GreetHandler, Handlers, PassHandler, serve};
 
 use crate::clock;
+use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use link::Link;
+use link::{Dialer, Link};
 use pontoon_proto::id::{NodeBoot, NodeId};
 use pontoon_proto::peer as pb;
+use pontoon_raft::catalog::command::FolderId;
 use pontoon_raft::group::network::Unreachable;
+use pontoon_raft::identity::Verdict;
 use pulse::Pulse;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -85,19 +91,25 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     me: Me,
     boot: AtomicU64,
-    addresses: ArcSwap<BTreeMap<NodeId, Arc<str>>>,
+    places: ArcSwap<BTreeMap<NodeId, Arc<Place>>>,
+    dialer: Dialer,
     links: Mutex<BTreeMap<(NodeId, Class), Arc<Link>>>,
     pulse: Pulse,
 }
 
 impl Peers {
-    /// Knows nobody yet; see [`Peers::set_addresses`]. Starts the task that measures round trips,
-    /// which ends with the last clone.
-    pub fn new(me: Me) -> Self {
+    /// Knows nobody yet; see [`Peers::set_places`]. Starts the task that measures round trips, which
+    /// ends with the last clone. With `tls`, both ends of every connection show certificates; without
+    /// it, everything crosses in clear text.
+    pub fn new(me: Me, tls: Option<Tls>) -> Self {
         let peers = Self(Arc::new(Inner {
             boot: AtomicU64::new(me.at.boot),
             me,
-            addresses: ArcSwap::default(),
+            places: ArcSwap::default(),
+            dialer: Dialer {
+                tls,
+                said: Arc::default(),
+            },
             links: Mutex::default(),
             pulse: Pulse::default(),
         }));
@@ -105,23 +117,32 @@ impl Peers {
         peers
     }
 
-    /// Replaces the table of peer addresses (`host:port`). Connections to nodes that moved or went
-    /// are closed once their running exchanges are done.
-    pub fn set_addresses(&self, addresses: BTreeMap<NodeId, String>) {
-        let addresses: BTreeMap<NodeId, Arc<str>> = addresses
+    /// Replaces the table of where nodes are. Connections to nodes that moved or went are closed once
+    /// their running exchanges are done.
+    pub fn set_places(&self, places: BTreeMap<NodeId, Place>) {
+        let old = self.0.places.load();
+        let places: BTreeMap<NodeId, Arc<Place>> = places
             .into_iter()
-            .map(|(node, address)| (node, address.into()))
+            .map(|(node, place)| match old.get(&node) {
+                Some(same) if **same == place => (node, same.clone()),
+                _ => (node, Arc::new(place)),
+            })
             .collect();
         self.links()
-            .retain(|(node, _), link| addresses.get(node) == Some(link.address()));
-        self.0.addresses.store(Arc::new(addresses));
+            .retain(|(node, _), link| places.get(node) == Some(link.place()));
+        self.0.places.store(Arc::new(places));
     }
 
-    /// The numbers of all nodes with a known address, this one excepted.
+    /// The numbers of all nodes with a known place, this one excepted.
     pub fn known(&self) -> Vec<NodeId> {
         let own = self.0.me.at.node;
-        let addresses = self.0.addresses.load();
-        addresses.keys().copied().filter(|n| *n != own).collect()
+        let places = self.0.places.load();
+        places.keys().copied().filter(|n| *n != own).collect()
+    }
+
+    /// Our certificates, and whom we believe; `None` in clear text.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.0.dialer.tls.as_ref()
     }
 
     /// Who this node is; its boot as it was at the start.
@@ -169,6 +190,56 @@ impl Peers {
     /// How far a node has applied the catalog's log.
     pub async fn catalog_applied(&self, to: NodeId, within: Duration) -> Result<u64, Unreachable> {
         Ok(self.hello(to, within).await?.0.catalog_applied)
+    }
+
+    /// The name of a node's data folder for itself.
+    pub async fn folder(&self, to: NodeId, within: Duration) -> Result<FolderId, Unreachable> {
+        let reply = self.hello(to, within).await?.0;
+        FolderId::try_from(&reply.folder[..]).map_err(|_| Unreachable {
+            node: to,
+            cause: "it does not name its data folder".into(),
+            unsent: false,
+        })
+    }
+
+    /// Shows this first member's fresh data folder to another. `None` when the answer makes no sense.
+    pub async fn greet(
+        &self,
+        to: NodeId,
+        number: NodeId,
+        folder: FolderId,
+        within: Duration,
+    ) -> Result<Option<Verdict>, Unreachable> {
+        let request = pb::GreetRequest {
+            envelope: Some(self.envelope()),
+            node: u64::from(number.0),
+            folder: folder.to_vec().into(),
+        };
+        let reply: pb::GreetReply = self
+            .call(to, Class::Raft, within, |channel| async move {
+                peer_client(channel).greet(request).await
+            })
+            .await?;
+        Ok(match reply.verdict() {
+            pb::Verdict::Unspecified => None,
+            pb::Verdict::Founder => Some(Verdict::Founder),
+            pb::Verdict::Other => Some(Verdict::Other),
+            pb::Verdict::Unsure => Some(Verdict::Unsure),
+        })
+    }
+
+    /// Asks to be admitted to the cluster. The envelope is filled in here.
+    pub async fn admit_me(
+        &self,
+        to: NodeId,
+        mut request: pb::AdmitRequest,
+        within: Duration,
+    ) -> Result<pb::AdmitReply, Unreachable> {
+        request.envelope = Some(self.envelope());
+        self.call(to, Class::Raft, within, |channel| async move {
+            peer_client(channel).admit(request).await
+        })
+        .await
     }
 
     async fn hello(
@@ -240,18 +311,17 @@ impl Peers {
     }
 
     fn link(&self, to: NodeId, class: Class) -> Result<Arc<Link>, Unreachable> {
-        let addresses = self.0.addresses.load();
-        let address = addresses.get(&to).ok_or_else(|| Unreachable {
+        let places = self.0.places.load();
+        let place = places.get(&to).ok_or_else(|| Unreachable {
             node: to,
             cause: "its address is not known".into(),
             unsent: true,
         })?;
+        let open = || Link::open(place.clone(), self.0.dialer.clone());
         let mut links = self.links();
-        let link = links
-            .entry((to, class))
-            .or_insert_with(|| Link::open(address.clone()));
-        if link.address() != address {
-            *link = Link::open(address.clone());
+        let link = links.entry((to, class)).or_insert_with(open);
+        if link.place() != place {
+            *link = open();
         }
         Ok(link.clone())
     }

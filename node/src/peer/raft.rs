@@ -1,6 +1,7 @@
 //! The raft half of the server: hands what other nodes send to this node's groups.
 
 use super::Peers;
+use crate::tls::Caller;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use pb::raft_server::Raft;
@@ -18,16 +19,31 @@ pub(super) struct Groups {
 type Answer<R> = Result<Response<R>, Status>;
 
 impl Groups {
-    /// The message, unless it is of another cluster. The first message of a stream is looked at by
-    /// the group itself.
+    /// The message, unless it is of another cluster or not of the caller.
     fn admit<T>(
         &self,
         request: Request<T>,
         envelope: impl FnOnce(&T) -> Option<&pb::Envelope>,
     ) -> Result<T, Status> {
-        let message = request.into_inner();
-        self.peers.me().admit(envelope(&message))?;
-        Ok(message)
+        let caller = request.extensions().get::<Caller>();
+        self.peers.admit(caller, envelope(request.get_ref()))?;
+        Ok(request.into_inner())
+    }
+
+    /// The messages of a stream whose first one is of this cluster and of the caller. Later ones are
+    /// looked at by the group itself.
+    async fn admit_all<T: Send + 'static>(
+        &self,
+        request: Request<Streaming<T>>,
+        envelope: impl FnOnce(&T) -> Option<&pb::Envelope>,
+    ) -> Result<BoxStream<'static, T>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let mut messages = request.into_inner();
+        let first = messages.message().await?;
+        if let Some(first) = &first {
+            self.peers.admit(caller.as_ref(), envelope(first))?;
+        }
+        Ok(stream::iter(first).chain(whole(messages)).boxed())
     }
 
     fn refused(&self, refused: &Refused) -> Status {
@@ -70,10 +86,10 @@ impl Raft for Groups {
             cluster: self.cluster.clone(),
         };
         let replies = stream::once(async move {
-            let replies = groups
-                .cluster
-                .serve_append(whole(request.into_inner()))
-                .await;
+            let messages = groups
+                .admit_all(request, |message| message.envelope.as_ref())
+                .await?;
+            let replies = groups.cluster.serve_append(messages).await;
             replies
                 .map(|replies| replies.map(Ok))
                 .map_err(|refused| groups.refused(&refused))
@@ -85,7 +101,9 @@ impl Raft for Groups {
         &self,
         request: Request<Streaming<pb::SnapshotChunk>>,
     ) -> Answer<pb::SnapshotReply> {
-        let chunks = whole(request.into_inner());
+        let chunks = self
+            .admit_all(request, |chunk| chunk.envelope.as_ref())
+            .await?;
         let reply = self.cluster.serve_install_snapshot(chunks).await;
         Ok(Response::new(
             reply.map_err(|refused| self.refused(&refused))?,

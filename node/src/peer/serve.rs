@@ -2,7 +2,7 @@
 //!
 //! [`super::raft`] is the raft half. Every request names the cluster in its envelope; one of another
 //! cluster is refused before anything looks at the rest, whether it came by a wrong address or by a
-//! wrong configuration.
+//! wrong configuration. With TLS, the node that it names must be the one of the caller's certificate.
 
 use super::raft::Groups;
 use super::{
@@ -10,19 +10,22 @@ use super::{
     STREAM_WINDOW,
 };
 use crate::net::TcpListener;
+use crate::tls::Caller;
+use crate::tls::accept::{self, For, Port};
 use futures::future::BoxFuture;
 use pb::pass_reply::Outcome;
 use pb::peer_server::{Peer, PeerServer};
 use pb::raft_server::RaftServer;
-use pontoon_proto::id::WorkerId;
+use pontoon_proto::id::{NodeId, WorkerId};
 use pontoon_proto::peer as pb;
 use pontoon_proto::worker::NodeMessage;
+use pontoon_raft::catalog::command::FolderId;
 use pontoon_raft::cluster::Cluster;
+use pontoon_raft::identity::Verdict;
 use prost::Message as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Error, Server};
 use tonic::{Request, Response, Status};
 
@@ -43,7 +46,30 @@ pub type PassHandler = Arc<
     dyn Fn(WorkerId, NodeMessage, Option<Duration>) -> BoxFuture<'static, Outcome> + Send + Sync,
 >;
 
-/// Serves other nodes until `stop` is cancelled.
+/// Judges the data folder that another first member shows.
+pub type GreetHandler =
+    Arc<dyn Fn(NodeId, FolderId) -> BoxFuture<'static, Result<Verdict, Status>> + Send + Sync>;
+
+/// Gives a node with a fresh data folder its number, or says why not.
+pub type AdmitHandler = Arc<
+    dyn Fn(pb::AdmitRequest) -> BoxFuture<'static, Result<pb::AdmitReply, Status>> + Send + Sync,
+>;
+
+/// What is done with what doesn't touch the log.
+#[derive(Clone)]
+pub struct Handlers {
+    /// Messages for sidecars.
+    pub pass: PassHandler,
+    /// Greetings of first members.
+    pub greet: GreetHandler,
+    /// Nodes that want to join.
+    pub admit: AdmitHandler,
+    /// This node's data folder.
+    pub folder: FolderId,
+}
+
+/// Serves other nodes until `stop` is cancelled. Without a cluster, as long as this node has no number
+/// yet, it answers what needs none.
 ///
 /// # Errors
 ///
@@ -51,18 +77,24 @@ pub type PassHandler = Arc<
 pub async fn serve(
     listener: TcpListener,
     peers: Peers,
-    cluster: Cluster,
-    pass: PassHandler,
+    cluster: Option<Cluster>,
+    handlers: Handlers,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let raft = RaftServer::new(Groups {
-        peers: peers.clone(),
-        cluster: cluster.clone(),
+    let raft = cluster.clone().map(|cluster| {
+        let groups = Groups {
+            peers: peers.clone(),
+            cluster,
+        };
+        RaftServer::new(groups)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
     });
+    let port = Port::new("peer", peers.tls().cloned(), For::Nodes);
     let peer = PeerServer::new(Answers {
         peers,
         cluster,
-        pass,
+        handlers,
     });
     let serving = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -72,16 +104,13 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_local_error_reset_streams(None)
-        .add_service(
-            raft.max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX),
-        )
+        .add_optional_service(raft)
         .add_service(
             peer.max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
         )
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            accept::incoming(listener, port),
             stop.clone().cancelled_owned(),
         );
     let cut = async {
@@ -109,11 +138,43 @@ impl Me {
     }
 }
 
+impl Peers {
+    /// Refuses a message that is not of this cluster, and one that names another node than the
+    /// certificate of whoever sent it. A number that this node doesn't know yet passes: its replica of
+    /// the catalog may be behind, and the cluster's CA has vouched for the sender.
+    pub(super) fn admit(
+        &self,
+        caller: Option<&Caller>,
+        envelope: Option<&pb::Envelope>,
+    ) -> Result<(), Status> {
+        self.0.me.admit(envelope)?;
+        let certified = caller.and_then(|caller| caller.nodes.as_deref());
+        let (Some(certified), Some(envelope)) = (certified, envelope) else {
+            return Ok(());
+        };
+        let number = u32::try_from(envelope.node).map(NodeId);
+        let places = self.0.places.load();
+        let claimed = number.ok().and_then(|number| places.get(&number));
+        match claimed {
+            Some(place) if !certified.contains(&place.name) => {
+                Err(Status::permission_denied(format!(
+                    "the message names node {} ({}), and its sender's certificate is for {}: does \
+                     that node have another one's certificate?",
+                    envelope.node,
+                    place.name,
+                    certified.join(", ")
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Who this node is, and its attached sidecars.
 struct Answers {
     peers: Peers,
-    cluster: Cluster,
-    pass: PassHandler,
+    cluster: Option<Cluster>,
+    handlers: Handlers,
 }
 
 #[tonic::async_trait]
@@ -123,14 +184,20 @@ impl Peer for Answers {
         request: Request<pb::PingRequest>,
     ) -> Result<Response<pb::PingReply>, Status> {
         let me = &self.peers.0.me;
-        me.admit(request.get_ref().envelope.as_ref())?;
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
         let at = self.peers.at();
         Ok(Response::new(pb::PingReply {
             name: me.name.clone(),
             node: u64::from(at.node.0),
             boot: at.boot,
             cluster: me.cluster.to_vec().into(),
-            catalog_applied: *self.cluster.catalog().changed().borrow(),
+            catalog_applied: self
+                .cluster
+                .as_ref()
+                .map_or(0, |cluster| *cluster.catalog().changed().borrow()),
+            folder: self.handlers.folder.to_vec().into(),
         }))
     }
 
@@ -138,17 +205,52 @@ impl Peer for Answers {
         &self,
         request: Request<pb::PassRequest>,
     ) -> Result<Response<pb::PassReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
         let request = request.into_inner();
-        self.peers.0.me.admit(request.envelope.as_ref())?;
         let worker = WorkerId::from_slice(&request.worker)
             .ok_or_else(|| Status::invalid_argument("a worker id has 16 bytes"))?;
         let message = NodeMessage::decode(request.message)
             .map_err(|error| Status::invalid_argument(format!("not a NodeMessage: {error}")))?;
         let wait =
             (request.wait_ms > 0).then(|| Duration::from_millis(request.wait_ms).min(CONFIRM_MAX));
-        let outcome = (self.pass)(worker, message, wait).await;
+        let outcome = (self.handlers.pass)(worker, message, wait).await;
         Ok(Response::new(pb::PassReply {
             outcome: outcome.into(),
         }))
+    }
+
+    async fn greet(
+        &self,
+        request: Request<pb::GreetRequest>,
+    ) -> Result<Response<pb::GreetReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
+        let request = request.into_inner();
+        let folder = FolderId::try_from(&request.folder[..])
+            .map_err(|_| Status::invalid_argument("a folder has 16 bytes"))?;
+        let number = u32::try_from(request.node)
+            .map_err(|_| Status::invalid_argument("a node's number has 32 bits"))?;
+        let verdict = match (self.handlers.greet)(NodeId(number), folder).await? {
+            Verdict::Founder => pb::Verdict::Founder,
+            Verdict::Other => pb::Verdict::Other,
+            Verdict::Unsure => pb::Verdict::Unsure,
+        };
+        Ok(Response::new(pb::GreetReply {
+            verdict: verdict.into(),
+        }))
+    }
+
+    async fn admit(
+        &self,
+        request: Request<pb::AdmitRequest>,
+    ) -> Result<Response<pb::AdmitReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
+        let answer = (self.handlers.admit)(request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 }

@@ -27,23 +27,25 @@ const OTHER: NodeId = NodeId(2);
 /// A cluster of one node, number 1, in the region `us-east`, with its own log in `folder`.
 pub(crate) async fn lone(folder: &std::path::Path, peers: &Peers) -> Cluster {
     let me = peers.me();
-    let identity = Identity::open(folder, me.cluster, &me.name, me.at.node).unwrap();
+    let node = me.at.node;
+    let identity = Identity::open(folder, me.cluster, &me.name, Some(node), [7; 16]).unwrap();
+    identity.settle(node, 1).unwrap();
     let options = cluster::Options {
         data_dir: folder.into(),
-        name: me.name.clone(),
-        region: "us-east".into(),
         members: vec![cluster::Member {
             node: me.at.node,
             name: me.name.clone(),
             region: "us-east".into(),
         }],
         cluster_id: me.cluster,
-        timing: Timing::LAN,
+        timing: Some(Timing::LAN),
         survive: Survive::Region,
         node_lost_after: Duration::from_secs(5),
+        node_dead_after: Duration::from_secs(600),
+        distance: Arc::new(|_| None),
         transport: Arc::new(peers.clone()),
     };
-    Cluster::start(identity, options).await.unwrap()
+    Cluster::start(Arc::new(identity), options).await.unwrap()
 }
 
 pub(crate) fn me(node: u32) -> Me {
@@ -58,12 +60,21 @@ pub(crate) fn me(node: u32) -> Me {
 }
 
 fn peers_to(address: &str) -> Peers {
-    let peers = Peers::new(me(1));
-    peers.set_addresses(BTreeMap::from([(OTHER, address.to_string())]));
+    let peers = Peers::new(me(1), None);
+    peers.set_places(at(OTHER, address));
     peers
 }
 
-async fn bound() -> (net::TcpListener, String) {
+/// The table in which one node is at this address.
+pub(super) fn at(node: NodeId, address: &str) -> BTreeMap<NodeId, Place> {
+    let place = Place {
+        name: format!("n{}", node.0),
+        address: address.to_owned(),
+    };
+    BTreeMap::from([(node, place)])
+}
+
+pub(super) async fn bound() -> (net::TcpListener, String) {
     let listener = net::listen("tests", "127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     (listener, address)
@@ -81,9 +92,9 @@ struct Serving {
 async fn serving() -> Serving {
     let (listener, address) = bound().await;
     let folder = tempfile::tempdir().unwrap();
-    let cluster = lone(folder.path(), &Peers::new(me(2))).await;
+    let cluster = lone(folder.path(), &Peers::new(me(2), None)).await;
     let stop = CancellationToken::new();
-    start(listener, &cluster, stop.clone());
+    start(listener, Peers::new(me(2), None), &cluster, stop.clone());
     Serving {
         address,
         stop,
@@ -92,7 +103,12 @@ async fn serving() -> Serving {
     }
 }
 
-fn start(listener: net::TcpListener, cluster: &Cluster, stop: CancellationToken) {
+pub(super) fn start(
+    listener: net::TcpListener,
+    peers: Peers,
+    cluster: &Cluster,
+    stop: CancellationToken,
+) {
     let pass: PassHandler = Arc::new(|_, message, wait| {
         let end = matches!(message.message, Some(node_message::Message::EndSession(_)));
         async move {
@@ -103,7 +119,13 @@ fn start(listener: net::TcpListener, cluster: &Cluster, stop: CancellationToken)
         }
         .boxed()
     });
-    let serving = serve(listener, Peers::new(me(2)), cluster.clone(), pass, stop);
+    let handlers = Handlers {
+        pass,
+        greet: Arc::new(|_, _| async { Ok(Verdict::Unsure) }.boxed()),
+        admit: Arc::new(|_| async { Err(Status::unavailable("not here")) }.boxed()),
+        folder: [7; 16],
+    };
+    let serving = serve(listener, peers, Some(cluster.clone()), handlers, stop);
     crate::tasks::spawn(crate::tasks::Kind::Worker, "test server", serving);
 }
 
@@ -324,7 +346,13 @@ async fn a_node_that_comes_back_is_reached_again_and_its_round_trip_is_known() {
         assert!(clock::now() < give_up, "the port stays taken");
         tokio::task::yield_now().await;
     };
-    start(listener, &serving.cluster, CancellationToken::new());
+    let peers_again = Peers::new(me(2), None);
+    start(
+        listener,
+        peers_again,
+        &serving.cluster,
+        CancellationToken::new(),
+    );
     let back = clock::now();
     while peers.ping(OTHER, Duration::from_secs(1)).await.is_err() {
         assert!(clock::now() < give_up, "it never came back");
@@ -363,11 +391,12 @@ async fn a_message_for_a_sidecar_is_handed_over_and_its_outcome_comes_back() {
 #[tokio::test]
 async fn a_node_of_another_cluster_is_refused_and_told_why() {
     let serving = serving().await;
-    let stranger = Peers::new(Me {
+    let stranger = Me {
         cluster: [8; 16],
         ..me(1)
-    });
-    stranger.set_addresses(BTreeMap::from([(OTHER, serving.address.clone())]));
+    };
+    let stranger = Peers::new(stranger, None);
+    stranger.set_places(at(OTHER, &serving.address));
     let error = stranger.ping(OTHER, WITHIN).await.unwrap_err();
     assert!(error.cause.contains("another cluster"), "{error}");
     assert!(error.cause.contains("join token"), "{error}");
@@ -410,8 +439,8 @@ async fn a_real_group_answers_over_the_wire_and_says_how_far_its_catalog_is() {
 #[tokio::test]
 async fn another_node_at_a_known_address_is_not_taken_for_the_one_that_was_there() {
     let serving = serving().await;
-    let peers = Peers::new(me(1));
-    peers.set_addresses(BTreeMap::from([(NodeId(3), serving.address.clone())]));
+    let peers = Peers::new(me(1), None);
+    peers.set_places(at(NodeId(3), &serving.address));
     let error = peers.ping(NodeId(3), WITHIN).await.unwrap_err();
     assert!(error.cause.contains("node 2"), "{error}");
 }

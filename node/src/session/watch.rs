@@ -164,7 +164,7 @@ impl Sessions {
         let state = group.state();
         for local in self.0.locals.all() {
             let id = local.target.id;
-            let carried = local.target.region == region && local.is_carried();
+            let carried = local.target.region == region && !local.is_ended();
             let entered = state
                 .session(id)
                 .is_none_or(|session| state.entered(session).any(|at| at.node == me.node));

@@ -3,8 +3,8 @@
 use super::levels::Levels;
 use super::life::{Life, message};
 use super::roster::Known;
-use crate::clock;
 use crate::tunnel::close::printable;
+use crate::{clock, net};
 use pontoon_proto::id::RequestId;
 use pontoon_proto::worker::refused::Reason;
 use pontoon_proto::worker::sidecar_message::Message;
@@ -94,10 +94,18 @@ async fn attach(
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_WITHIN)
         .tcp_nodelay(true);
-    let channel = timeout(CONNECT_WITHIN, endpoint.connect())
+    let connect = async {
+        let Some(trust) = &settings.trust else {
+            return endpoint.connect().await.map_err(|error| chain(&error));
+        };
+        let stream = net::dial(address, CONNECT_WITHIN)
+            .await
+            .map_err(|error| error.to_string())?;
+        trust.channel(endpoint, stream, address).await
+    };
+    let channel = timeout(CONNECT_WITHIN, connect)
         .await
-        .map_err(|_| "no connection in time".to_owned())?
-        .map_err(|error| chain(&error))?;
+        .map_err(|_| "no connection in time".to_owned())??;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let hello = Hello {
         worker_id: life.id.to_bytes().to_vec().into(),

@@ -6,6 +6,7 @@ use super::Counters;
 use super::options::Settings;
 use crate::clock;
 use crate::net::{self, TcpStream};
+use crate::tls::Stream;
 use crate::tunnel::close::printable;
 use bytes::BytesMut;
 use pontoon_proto::id::{RequestId, WorkerId};
@@ -57,13 +58,13 @@ pub(super) async fn probe(settings: &Settings, order: &Order) -> Result<(), Stri
 }
 
 /// The worker first, so that a CONNECT is only sent when there is something to connect.
-async fn dial(settings: &Settings, order: &Order) -> Result<(TcpStream, TcpStream), String> {
+async fn dial(settings: &Settings, order: &Order) -> Result<(Stream, TcpStream), String> {
     let to_worker = |error: io::Error| printable(&format!("the worker: {error}"));
     let both = async {
         let mut worker = net::dial(&settings.worker, WITHIN)
             .await
             .map_err(to_worker)?;
-        let (node, ahead) = dial_node(order).await?;
+        let (node, ahead) = dial_node(settings, order).await?;
         if !ahead.is_empty() {
             worker.write_all(&ahead).await.map_err(to_worker)?;
         }
@@ -75,10 +76,10 @@ async fn dial(settings: &Settings, order: &Order) -> Result<(TcpStream, TcpStrea
 }
 
 /// Tries the urls in order; gives the stream, and what the node has sent behind its answer.
-async fn dial_node(order: &Order) -> Result<(TcpStream, BytesMut), String> {
+async fn dial_node(settings: &Settings, order: &Order) -> Result<(Stream, BytesMut), String> {
     let mut causes = Vec::new();
     for url in &order.urls {
-        let tried = tokio::time::timeout(URL_WITHIN, connect(url, order)).await;
+        let tried = tokio::time::timeout(URL_WITHIN, connect(settings, url, order)).await;
         match tried {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => causes.push(format!("{url}: {error}")),
@@ -91,9 +92,13 @@ async fn dial_node(order: &Order) -> Result<(TcpStream, BytesMut), String> {
     Err(printable(&causes.join("; ")))
 }
 
-async fn connect(url: &str, order: &Order) -> io::Result<(TcpStream, BytesMut)> {
-    let mut stream = net::dial(url, URL_WITHIN).await?;
+async fn connect(settings: &Settings, url: &str, order: &Order) -> io::Result<(Stream, BytesMut)> {
+    let stream = net::dial(url, URL_WITHIN).await?;
     net::keep_alive(&stream)?;
+    let mut stream = match &settings.trust {
+        None => Stream::clear(stream),
+        Some(trust) => trust.http1(stream, url).await.map_err(io::Error::other)?,
+    };
     let head = format!(
         "CONNECT /v1/proxy HTTP/1.1\r\nHost: {url}\r\nAuthorization: Bearer {}\r\n\
          X-Request-ID: {}\r\nX-Worker-ID: {}\r\n\r\n",
@@ -124,7 +129,7 @@ async fn connect(url: &str, order: &Order) -> io::Result<(TcpStream, BytesMut)> 
 
 /// Moves bytes until both sides have finished, or one breaks; then the other one is reset too, so
 /// that a cut stream never looks like a complete one.
-async fn splice(mut node: TcpStream, mut worker: TcpStream, id: RequestId) {
+async fn splice(mut node: Stream, mut worker: TcpStream, id: RequestId) {
     let started = clock::now();
     let spliced = copy_bidirectional_with_sizes(&mut node, &mut worker, BUFFER, BUFFER).await;
     let seconds = started.elapsed().as_secs_f64();
@@ -133,7 +138,7 @@ async fn splice(mut node: TcpStream, mut worker: TcpStream, id: RequestId) {
             tracing::info!(session = %id, down, up, seconds, "a tunnel has closed");
         }
         Err(error) => {
-            let _or_gone = node.set_zero_linger();
+            let _or_gone = node.socket().set_zero_linger();
             let _or_gone = worker.set_zero_linger();
             tracing::info!(session = %id, %error, seconds, "a tunnel broke");
         }

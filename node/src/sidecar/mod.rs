@@ -5,7 +5,7 @@
 //! tunnel, [`health`] and [`listener`] for how the worker's death and restarts are told.
 //!
 //! Losing every node never closes a tunnel: a sidecar that hears nothing goes on carrying. Left out
-//! so far: running the worker as a child, TLS, and finding nodes by DNS.
+//! so far: running the worker as a child, and finding nodes by DNS.
 
 mod attach;
 mod control;
@@ -118,8 +118,15 @@ impl Drop for Entered<'_> {
 pub async fn run(options: Options) -> Result<(), Stop> {
     let leashed = options.exit_with_stdin;
     let settings = options.settings()?;
-    crate::telemetry::start("info", crate::config::raw::LogFormat::Text)
-        .map_err(|text| Stop { code: 64, text })?;
+    crate::telemetry::start(
+        crate::config::raw::FILTER,
+        crate::config::raw::LogFormat::Text,
+    )
+    .map_err(|text| Stop { code: 64, text })?;
+    if let Some(trust) = &settings.trust {
+        let follow = crate::tls::reload::follow(trust.clone());
+        tasks::spawn(tasks::Kind::Worker, "certificates", follow);
+    }
     let drain = Arc::new(Drain::default());
     let listener = drain.listener();
     let (mut term, mut int) = signals().map_err(|error| Stop {

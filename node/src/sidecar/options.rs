@@ -2,6 +2,7 @@
 
 use super::Stop;
 use super::health::Check;
+use crate::tls::dial::Trust;
 use pontoon_proto::id::VersionId;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +55,10 @@ pub struct Options {
     /// A file that holds the worker key
     #[arg(long, value_name = "PATH")]
     pub worker_key_file: Option<PathBuf>,
+    /// The CAs of the nodes' certificates: every connection to a node is made with TLS [default: clear
+    /// text]
+    #[arg(long, env = "PONTOON_CA_FILE", value_name = "PATH")]
+    pub ca_file: Option<PathBuf>,
     /// End at once when standard input closes, as it does when a parent process dies
     #[arg(long)]
     pub exit_with_stdin: bool,
@@ -85,6 +90,8 @@ pub(super) struct Settings {
     pub(super) drain_timeout: Duration,
     pub(super) worker_wait: Option<Duration>,
     pub(super) key: Secret,
+    /// Whom to believe; `None` for clear text.
+    pub(super) trust: Option<Trust>,
 }
 
 /// The environment variable with the worker key.
@@ -124,8 +131,11 @@ impl Options {
         if let Some(ops) = &self.ops {
             address("--ops", ops)?;
         }
+        let trust = self.ca_file.as_deref().map(Trust::open).transpose();
+        let trust = trust.map_err(|problem| usage(&problem.0))?;
         let key = read_key(self.worker_key_file.as_deref())?;
         Ok(Settings {
+            trust,
             name: self.name.unwrap_or_else(|| self.worker.clone()),
             worker: self.worker,
             nodes: self.nodes,
@@ -204,6 +214,7 @@ mod tests {
             drain_timeout: 300,
             worker_wait: None,
             worker_key_file: Some("/nowhere/key".into()),
+            ca_file: None,
             exit_with_stdin: false,
         }
     }
@@ -211,7 +222,7 @@ mod tests {
     #[test]
     fn each_malformed_option_is_one_clear_line() {
         type Spoil = fn(&mut Options);
-        let cases: [(&str, Spoil); 8] = [
+        let cases: [(&str, Spoil); 9] = [
             ("--worker", |o| o.worker = "8001".to_owned()),
             ("--nodes", |o| o.nodes = vec!["a:0".to_owned()]),
             ("--region", |o| o.region = String::new()),
@@ -220,6 +231,7 @@ mod tests {
             ("--health", |o| o.health = "icmp".to_owned()),
             ("--on-end", |o| o.on_end = Some("https://x/".to_owned())),
             ("--worker-key-file", |_| {}),
+            ("--ca-file", |o| o.ca_file = Some("/nowhere/ca".into())),
         ];
         for (option, spoil) in cases {
             let mut options = options();

@@ -117,6 +117,7 @@ async fn ended_sessions() -> (String, Arc<Mutex<Vec<String>>>) {
 
 fn settings(worker: &Worker, nodes: &[&Node]) -> Settings {
     Settings {
+        trust: None,
         worker: worker.address.clone(),
         nodes: nodes.iter().map(|node| node.address.clone()).collect(),
         region: REGION.to_owned(),

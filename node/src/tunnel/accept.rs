@@ -1,4 +1,5 @@
 //! The worker port: takes connections, tells by their first bytes what they are, and serves them.
+//! Below TLS the same two kinds come.
 //!
 //! Control streams (HTTP/2) go to the gRPC service in [`super::attach`]; CONNECTs are judged here and
 //! handed to whoever waits for them.
@@ -10,6 +11,8 @@ use super::head::{self, HEAD_MAX, Parsed, Protocol, Refusal, Request};
 use super::prefixed::Prefixed;
 use crate::net::{TcpListener, TcpStream};
 use crate::tasks;
+use crate::tls::Stream;
+use crate::tls::accept::Port;
 use bytes::BytesMut;
 use pontoon_proto::worker::worker_server::WorkerServer;
 use std::io;
@@ -40,10 +43,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2 connections on their way to the gRPC server.
 const ATTACHING_MAX: usize = 64;
 
-type Control = mpsc::Sender<io::Result<Prefixed<TcpStream>>>;
+type Control = mpsc::Sender<io::Result<Prefixed<Stream>>>;
 
-/// Serves the worker port until the node stops.
-pub async fn serve(listener: TcpListener, tunnels: Tunnels) {
+/// Serves the worker port until the node stops. `port` says in which tongues.
+pub(crate) async fn serve(listener: TcpListener, port: Port, tunnels: Tunnels) {
     let (control, attaching) = mpsc::channel(ATTACHING_MAX);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(16)
@@ -60,11 +63,11 @@ pub async fn serve(listener: TcpListener, tunnels: Tunnels) {
                 tracing::error!(%error, "the control service of the worker port has ended");
             }
         }
-        () = accept(listener, control, tunnels) => {}
+        () = accept(listener, port, control, tunnels) => {}
     }
 }
 
-async fn accept(listener: TcpListener, control: Control, tunnels: Tunnels) {
+async fn accept(listener: TcpListener, port: Port, control: Control, tunnels: Tunnels) {
     let unknown = Arc::new(Semaphore::new(UNKNOWN_MAX));
     loop {
         let Ok(permit) = Arc::clone(&unknown).acquire_owned().await else {
@@ -78,18 +81,24 @@ async fn accept(listener: TcpListener, control: Control, tunnels: Tunnels) {
                 continue;
             }
         };
-        let (control, tunnels) = (control.clone(), tunnels.clone());
+        let (port, control, tunnels) = (port.clone(), control.clone(), tunnels.clone());
         tasks::spawn(tasks::Kind::Worker, "worker-connection", async move {
-            let _or_timed_out =
-                tokio::time::timeout(HEAD_WITHIN + LINGER.0, greet(stream, &control, &tunnels))
-                    .await;
+            let greet = greet(stream, &port, &control, &tunnels);
+            let _or_timed_out = tokio::time::timeout(HEAD_WITHIN + LINGER.0, greet).await;
             drop(permit);
         });
     }
 }
 
-async fn greet(mut stream: TcpStream, control: &Control, tunnels: &Tunnels) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn greet(
+    stream: TcpStream,
+    port: &Port,
+    control: &Control,
+    tunnels: &Tunnels,
+) -> io::Result<()> {
+    let Some(mut stream) = port.greet(stream).await else {
+        return Ok(());
+    };
     let mut read = BytesMut::with_capacity(1024);
     let parsed = tokio::time::timeout(HEAD_WITHIN, read_head(&mut stream, &mut read)).await??;
     match parsed {
@@ -122,7 +131,7 @@ async fn greet(mut stream: TcpStream, control: &Control, tunnels: &Tunnels) -> i
 }
 
 /// Reads until it is clear what this is: `None` for HTTP/2. `Incomplete` when the peer closed.
-async fn read_head(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Parsed>> {
+async fn read_head(stream: &mut Stream, read: &mut BytesMut) -> io::Result<Option<Parsed>> {
     loop {
         match head::protocol(read) {
             Protocol::Http2 => return Ok(None),
@@ -138,7 +147,7 @@ async fn read_head(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Op
     }
 }
 
-async fn answer(mut stream: TcpStream, text: &str) -> io::Result<()> {
+async fn answer(mut stream: Stream, text: &str) -> io::Result<()> {
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await?;
     let mut rest = stream.take(LINGER.1);

@@ -26,7 +26,7 @@ mod sidecars;
 pub(crate) mod tests;
 mod watch;
 
-pub use accept::serve;
+pub(crate) use accept::serve;
 pub use directories::{Directories, Grant, KeyRefused, Unanswered};
 pub use prefixed::{ByteStream, Prefixed};
 pub use sidecars::{PassOutcome, Sidecars};

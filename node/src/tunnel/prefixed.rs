@@ -1,6 +1,5 @@
 //! A byte stream whose first bytes were already read.
 
-use crate::net::TcpStream;
 use bytes::{Buf as _, Bytes};
 use std::io;
 use std::pin::Pin;
@@ -76,8 +75,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
     }
 }
 
-impl Connected for Prefixed<TcpStream> {
-    type ConnectInfo = <TcpStream as Connected>::ConnectInfo;
+impl<T: Connected> Connected for Prefixed<T> {
+    type ConnectInfo = T::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.inner.connect_info()

@@ -7,6 +7,7 @@ use super::{
 use crate::net::{TcpListener, TcpStream};
 use crate::ops::metrics::Metrics;
 use crate::session::Target;
+use crate::tls::accept::{For, Port};
 use crate::{clock, random, tasks};
 use pontoon_proto::id::{
     FunctionId, NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId,
@@ -214,7 +215,11 @@ impl Node {
             stop: stop.clone(),
         });
         group.nodes.lock().unwrap().insert(at.node, tunnels.clone());
-        let served = serve(listener, tunnels.clone());
+        let served = serve(
+            listener,
+            Port::new("worker", None, For::Others),
+            tunnels.clone(),
+        );
         tasks::spawn(tasks::Kind::Worker, "node", served);
         Self {
             at,

@@ -23,9 +23,10 @@ impl Catalog {
     ) -> Outcome {
         let number = region.number;
         if let Some(known) = self.region(number) {
-            // Settings may have changed since: a repeated birth is the same birth.
-            let same = (&known.name, known.generation) == (&region.name, region.generation);
-            return if same || known.generation > region.generation {
+            // Settings and generation may have changed since: a repeated birth is the same birth.
+            let reborn = known.generation > region.generation;
+            let same = known.name == region.name && (reborn || known.voters == region.voters);
+            return if same {
                 Ok(())
             } else {
                 Err(Reply::Conflict(taken("region", number)))

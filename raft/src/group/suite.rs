@@ -18,6 +18,7 @@ use std::io;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A state machine without state: the suite brings only blank and membership entries.
@@ -53,10 +54,28 @@ enum Disk {
 }
 
 impl Disk {
-    fn open(&self, dir: &Path) -> Store {
+    async fn open(&self, dir: &Path) -> Store {
         match self {
-            Disk::Sled => Store::open(&dir.join("log")).unwrap(),
+            Disk::Sled => {
+                let path = dir.join("log");
+                tokio::time::timeout(LOCKED_MAX, unlocked(&path))
+                    .await
+                    .unwrap()
+            }
             Disk::Memory(platter) => Store::over(Box::new(platter.engine())).unwrap(),
+        }
+    }
+}
+
+/// How long the engine may keep its folder after it was closed; its threads end soon after that.
+const LOCKED_MAX: Duration = Duration::from_secs(20);
+
+/// The store, once the engine that had the folder before has let go of it.
+async fn unlocked(path: &Path) -> Store {
+    loop {
+        match Store::open(path) {
+            Ok(store) => return store,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
@@ -97,7 +116,7 @@ impl Reopened {
             return;
         }
         self.store.close().await;
-        self.store = self.disk.open(&self.dir);
+        self.store = self.disk.open(&self.dir).await;
         self.log.log = group_log(&self.store).await;
     }
 }
@@ -208,7 +227,7 @@ struct Builder {
 impl StoreBuilder<TypeConfig, Reopened, Replica, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, Reopened, Replica), StorageError<TypeConfig>> {
         let (dir, disk) = (tempfile::tempdir().unwrap(), (self.disk)());
-        let store = disk.open(dir.path());
+        let store = disk.open(dir.path()).await;
         let log = Hiding {
             log: group_log(&store).await,
             before: 0,

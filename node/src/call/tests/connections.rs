@@ -94,6 +94,21 @@ async fn c_lsn_3_a_header_list_that_is_too_long_is_431() {
 }
 
 #[tokio::test]
+async fn c_lsn_3_the_limit_of_header_lists_is_the_configured_one() {
+    let world = World::with(quick(|limits| limits.header_list = 8 * 1024)).await;
+    let mut client = world.connect().await;
+    let mut request = client.request("/unary");
+    for n in 0..9 {
+        request = request.header(format!("x-{n}"), "x".repeat(1000));
+    }
+    match client.send(request, b"").await {
+        Ok(answer) => assert_eq!(answer.head.status(), 431),
+        Err(error) => assert!(error.is_reset(), "{error}"),
+    }
+    assert_eq!(client.unary(&[]).await.body, "hello");
+}
+
+#[tokio::test]
 async fn c_lsn_3_a_client_that_resets_without_end_is_told_to_calm_down() {
     let world = World::with(quick(|limits| limits.resets_max = 50)).await;
     let client = world.connect().await;

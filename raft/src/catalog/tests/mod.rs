@@ -1,4 +1,5 @@
 //! Tests of the catalog: scripts per rule, and replicas against each other.
 
+mod hash;
 mod pins;
 mod rules;

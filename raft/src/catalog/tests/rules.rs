@@ -8,7 +8,7 @@ use pontoon_proto::id::{FunctionId, KeyId, NodeBoot, NodeId, RegionId, TenantId,
 use proptest::prelude::*;
 use uuid::Uuid;
 
-fn tenant(number: u128, name: &str) -> Command {
+pub(super) fn tenant(number: u128, name: &str) -> Command {
     Command::CreateTenant(Tenant {
         id: TenantId(Uuid::from_u128(number)),
         name: name.to_owned(),
@@ -16,7 +16,7 @@ fn tenant(number: u128, name: &str) -> Command {
     })
 }
 
-fn function(number: u128, of: u128) -> Command {
+pub(super) fn function(number: u128, of: u128) -> Command {
     Command::CreateFunction(Function {
         id: FunctionId(Uuid::from_u128(number)),
         tenant: TenantId(Uuid::from_u128(of)),
@@ -25,7 +25,7 @@ fn function(number: u128, of: u128) -> Command {
     })
 }
 
-fn version(number: u128, of: u128, policy: VersionPolicy) -> Command {
+pub(super) fn version(number: u128, of: u128, policy: VersionPolicy) -> Command {
     Command::CreateVersion(Version {
         id: VersionId(Uuid::from_u128(number)),
         function: FunctionId(Uuid::from_u128(of)),
@@ -35,7 +35,7 @@ fn version(number: u128, of: u128, policy: VersionPolicy) -> Command {
     })
 }
 
-fn key(number: u128, hash: u8, kind: KeyKind) -> Command {
+pub(super) fn key(number: u128, hash: u8, kind: KeyKind) -> Command {
     Command::CreateKey(Key {
         id: KeyId(Uuid::from_u128(number)),
         hash: [hash; 32],
@@ -47,7 +47,7 @@ fn key(number: u128, hash: u8, kind: KeyKind) -> Command {
     })
 }
 
-fn client(of: u128, functions: &[u128]) -> KeyKind {
+pub(super) fn client(of: u128, functions: &[u128]) -> KeyKind {
     KeyKind::Client {
         tenant: TenantId(Uuid::from_u128(of)),
         functions: functions
@@ -57,14 +57,14 @@ fn client(of: u128, functions: &[u128]) -> KeyKind {
     }
 }
 
-fn worker(of: u128, version: u128) -> KeyKind {
+pub(super) fn worker(of: u128, version: u128) -> KeyKind {
     KeyKind::Worker {
         tenant: TenantId(Uuid::from_u128(of)),
         version: VersionId(Uuid::from_u128(version)),
     }
 }
 
-fn region(number: u16, name: &str, voters: &[u32]) -> Command {
+pub(super) fn region(number: u16, name: &str, voters: &[u32]) -> Command {
     let first = |&node: &u32| FirstVoter {
         node: NodeId(node),
         life: 1,
@@ -77,7 +77,7 @@ fn region(number: u16, name: &str, voters: &[u32]) -> Command {
     ))
 }
 
-fn node(number: u32, boot: u64, name: &str, port: u16) -> Command {
+pub(super) fn node(number: u32, boot: u64, name: &str, port: u16) -> Command {
     Command::PutNode(Node {
         at: NodeBoot {
             node: NodeId(number),
@@ -97,8 +97,8 @@ fn node(number: u32, boot: u64, name: &str, port: u16) -> Command {
     })
 }
 
-struct World {
-    state: Catalog,
+pub(super) struct World {
+    pub(super) state: Catalog,
     index: u64,
     effects: Vec<Effect>,
 }
@@ -113,7 +113,7 @@ impl World {
     }
 
     /// Tenants 1 and 2, each with a function (11, 12) and a version of it (21, 22).
-    fn with_two_tenants() -> World {
+    pub(super) fn with_two_tenants() -> World {
         let mut world = World::new();
         for of in [1, 2] {
             assert_eq!(world.say(tenant(of, &format!("tenant-{of}"))), Reply::Done);
@@ -126,7 +126,7 @@ impl World {
         world
     }
 
-    fn say(&mut self, command: Command) -> Reply {
+    pub(super) fn say(&mut self, command: Command) -> Reply {
         self.index += 1;
         self.effects.clear();
         let now = Clock(self.index);

@@ -41,6 +41,7 @@ pub(super) fn scattered(number: u64) -> u64 {
 }
 
 /// CPU time of this thread so far, nanoseconds: what other processes of the machine do is not in it.
+/// The kernel counts it up at ticks of 4 ms or less, so a difference may be off by one.
 pub(super) fn busy() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     stat.split(' ').next().unwrap().parse().unwrap()
@@ -75,8 +76,10 @@ pub(super) fn longest(world: &mut World, command: Command) -> (Duration, u32) {
 #[test]
 fn h_34_no_step_takes_50_ms_when_a_node_with_100_000_sessions_is_lost() {
     let mut world = filled(100_000, &[2]);
+    let from = busy();
     let (step, steps) = longest(&mut world, Command::NodeLost { at: at(1, 1) });
-    println!("node lost: longest of {steps} steps took {step:?}");
+    let mean = Duration::from_nanos((busy() - from) / u64::from(steps));
+    println!("node lost: longest of {steps} steps took {step:?}, the mean {mean:?}");
     assert!(step < Duration::from_millis(50), "{step:?}");
     assert!(steps >= 100);
     world.state.check().unwrap();
@@ -90,8 +93,10 @@ fn h_34_no_step_takes_50_ms_when_a_node_with_100_000_sessions_is_lost() {
         );
     }
     world.state.clock = Clock(35_000);
+    let from = busy();
     let (step, steps) = longest(&mut world, Command::Tick);
-    println!("expiry: longest of {steps} steps took {step:?}");
+    let mean = Duration::from_nanos((busy() - from) / u64::from(steps));
+    println!("expiry: longest of {steps} steps took {step:?}, the mean {mean:?}");
     assert!(step < Duration::from_millis(50), "{step:?}");
     assert_eq!(world.state.sessions_len(), 0);
     world.state.check().unwrap();

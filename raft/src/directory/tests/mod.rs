@@ -1,6 +1,7 @@
 //! Tests of the directory: scripts per hazard and per rule, a model, and measures.
 
 mod cost;
+mod hash;
 mod hazards;
 mod measure;
 mod model;

@@ -1,0 +1,103 @@
+//! The state hash: it covers every bit of every record.
+
+use super::rules::{World, client, key, node, region, worker};
+use crate::catalog::command::Reply;
+use crate::catalog::{Catalog, Records};
+use crate::machine::{Machine, flipped, reborn};
+use imbl::OrdMap;
+use std::sync::Arc;
+
+/// A catalog with records of every kind.
+fn varied() -> Catalog {
+    let mut world = World::with_two_tenants();
+    for command in [
+        key(31, 1, client(1, &[11])),
+        key(32, 2, worker(2, 22)),
+        region(1, "here", &[1, 2, 3]),
+        node(1, 4, "one", 7001),
+    ] {
+        assert_eq!(world.say(command), Reply::Done);
+    }
+    world.state
+}
+
+/// Plants each of these records in the place of the right one.
+fn planted<T>(state: &Catalog, what: &str, wrong: Vec<T>, plant: impl Fn(&mut Records, T)) {
+    let hash = state.digest();
+    assert!(wrong.len() > 8, "{what}: hardly anything can be read");
+    for record in wrong {
+        let mut other = state.clone();
+        plant(&mut other.records, record);
+        assert_ne!(other.digest(), hash, "{what}");
+    }
+}
+
+/// The same for all records of one kind.
+macro_rules! planted_all {
+    ($state:expr, $($kind:ident),*) => {$(
+        assert!(!$kind.is_empty(), stringify!($kind));
+        for (id, record) in $kind {
+            planted($state, stringify!($kind), flipped(&*record), |other, one| {
+                other.$kind.insert(id, Arc::new(one));
+            });
+        }
+    )*};
+}
+
+#[test]
+fn a_bit_in_any_record_changes_the_state_hash() {
+    let state = varied();
+    let Records {
+        clock,
+        tenants,
+        keys,
+        functions,
+        versions,
+        regions,
+        nodes,
+        settings,
+        audit,
+    } = state.records.clone();
+    planted_all!(&state, tenants, keys, functions, versions, regions, nodes);
+    for (place, record) in audit.iter().enumerate() {
+        planted(&state, "audit", flipped(&**record), |other, one| {
+            other.audit.set(place, Arc::new(one));
+        });
+    }
+    planted(&state, "settings", flipped(&settings), |other, one| {
+        other.settings = one
+    });
+    planted(&state, "clock", flipped(&clock), |other, one| {
+        other.clock = one
+    });
+}
+
+#[test]
+fn a_record_more_or_less_changes_the_state_hash() {
+    fn first<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>) {
+        *map = map.without_min().1;
+    }
+    let state = varied();
+    let changes: [fn(&mut Records); 7] = [
+        |records| first(&mut records.tenants),
+        |records| first(&mut records.keys),
+        |records| first(&mut records.functions),
+        |records| first(&mut records.versions),
+        |records| first(&mut records.regions),
+        |records| first(&mut records.nodes),
+        |records| drop(records.audit.pop_front()),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let mut other = state.clone();
+        change(&mut other.records);
+        assert_ne!(other.digest(), state.digest(), "change {number}");
+    }
+}
+
+#[test]
+fn the_state_hash_survives_a_snapshot() {
+    let state = varied();
+    let copy = reborn(&state);
+    assert_eq!(copy.digest(), state.digest());
+    copy.check().unwrap();
+}
