@@ -10,7 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,13 +100,20 @@ fn check(files: &Files, name: &str, now: u64) -> Result<Checked, Problem> {
             ca: ca_ends,
         },
     };
-    checked.by_our_own_rules(name, now).map_err(|error| {
-        cert.problem(format!(
-            "would be refused by the other nodes: {} (tls.ca_file is {})",
-            explain::tls(&error),
-            files.ca.display()
-        ))
-    })?;
+    checked
+        .by_our_own_rules(name, now)
+        .map_err(|error| match error {
+            Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => cert.problem(format!(
+                "is not signed by a CA in tls.ca_file, {}: put together what was issued together",
+                files.ca.display()
+            )),
+            error => cert.problem(format!(
+                "would be refused by the other nodes: {}",
+                explain::tls(&error)
+            )),
+        })?;
     Ok(checked)
 }
 
