@@ -2,6 +2,10 @@
 //! acknowledged, and never takes its own end for damage.
 //!
 //! SIGKILL leaves the page cache alone; what a power loss leaves is in the store's own tests.
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, also outside of its own function"
+)]
 
 use bytes::Bytes;
 use pontoon_proto::id::GroupId;

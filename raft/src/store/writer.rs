@@ -5,10 +5,11 @@
 //! shared by everything that waited for the one before it. Deleting what a snapshot made superfluous
 //! happens in small steps while the queue is empty.
 
-use super::core::{Core, Job};
+use super::core::Core;
 use super::disk::SledEngine;
 use super::engine::Engine;
 use super::error::StoreError;
+use super::job::Job;
 use super::log::{self, Recovered};
 use pontoon_proto::id::GroupId;
 use std::path::Path;
