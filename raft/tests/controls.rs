@@ -74,9 +74,11 @@ async fn wrong_absence(stale: bool) -> bool {
     let leader = world.leader().await;
     let laggard = (1..=3).find(|node| *node != leader).unwrap();
     // What the leader sends does not arrive there; what it is asked does.
-    world
-        .net
-        .cut(pontoon_proto::id::NodeId(leader), pontoon_proto::id::NodeId(laggard), true);
+    world.net.cut(
+        pontoon_proto::id::NodeId(leader),
+        pontoon_proto::id::NodeId(laggard),
+        true,
+    );
     assert!(when_answered(&world.group(leader), 7).await);
     let replica = world.group(laggard);
     if stale {
