@@ -117,7 +117,11 @@ impl Context {
     pub(super) fn list_audit(&self, limit: u32) -> pb::ListAuditReply {
         let catalog = self.catalog();
         let all = catalog.audit();
-        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        let limit = if limit == 0 {
+            usize::MAX
+        } else {
+            limit as usize
+        };
         let skip = catalog.audit().count().saturating_sub(limit);
         let entries = all.skip(skip).map(|audit| pb::Audit {
             index: audit.index,
@@ -150,7 +154,9 @@ impl Context {
         let by_number = || catalog.node(NodeId(name.parse().ok()?));
         let node = catalog.node_by_name(name).or_else(by_number).cloned();
         node.ok_or_else(|| {
-            Status::not_found(format!("there is no node {name:?}: see `pontoon node list`"))
+            Status::not_found(format!(
+                "there is no node {name:?}: see `pontoon node list`"
+            ))
         })
     }
 

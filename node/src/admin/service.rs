@@ -44,10 +44,7 @@ impl Admin for Service {
         self.0.recover_region(caller, request.into_inner()).await
     }
 
-    async fn remove_region(
-        &self,
-        request: Request<pb::RemoveRegionRequest>,
-    ) -> Answer<pb::Region> {
+    async fn remove_region(&self, request: Request<pb::RemoveRegionRequest>) -> Answer<pb::Region> {
         let caller = self.0.admit(&request, Role::Admin).await?;
         self.0.remove_region(caller, request.into_inner()).await
     }

@@ -92,9 +92,9 @@ async fn announce(
     let put = cluster.catalog().propose(Command::PutNode(node), WITHIN);
     match put.await.map(|proposed| proposed.reply) {
         Ok(Reply::Done) => Ok(true),
-        Ok(Reply::Refused(why) | Reply::Conflict(why) | Reply::Invalid(why)) => Err(format!(
-            "the catalog refuses this node: {why}"
-        )),
+        Ok(Reply::Refused(why) | Reply::Conflict(why) | Reply::Invalid(why)) => {
+            Err(format!("the catalog refuses this node: {why}"))
+        }
         // A later boot of this process is on its way, or the state above says more next time.
         Ok(reply) => {
             tracing::debug!(?reply, "this node is not in the catalog yet");
@@ -107,7 +107,10 @@ async fn announce(
     }
 }
 
-fn places(state: &Catalog, config: &Config) -> std::collections::BTreeMap<pontoon_proto::id::NodeId, Place> {
+fn places(
+    state: &Catalog,
+    config: &Config,
+) -> std::collections::BTreeMap<pontoon_proto::id::NodeId, Place> {
     let mut places = member_places(config);
     for node in state.nodes() {
         if node.standing == Standing::Removed {

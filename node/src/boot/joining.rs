@@ -45,9 +45,8 @@ pub(super) async fn settle(
     if identity.settled().is_some() {
         return Ok(listener);
     }
-    let (listener, shared) = net::share(listener).map_err(|error| {
-        Error::Start(format!("the peer listener can't be shared: {error}"))
-    })?;
+    let (listener, shared) = net::share(listener)
+        .map_err(|error| Error::Start(format!("the peer listener can't be shared: {error}")))?;
     let stop = CancellationToken::new();
     let serving = peer::serve(shared, peers.clone(), None, fresh(identity), stop.clone());
     let serving = tasks::spawn(Kind::Worker, "greetings", async move {
@@ -188,9 +187,7 @@ async fn blocking<T: Send + 'static>(
 /// What the peer port answers while the folder is fresh.
 fn fresh(identity: &Arc<Identity>) -> Handlers {
     Handlers {
-        pass: Arc::new(|_, _, _| {
-            async { pb::pass_reply::Outcome::NotAttached }.boxed()
-        }),
+        pass: Arc::new(|_, _, _| async { pb::pass_reply::Outcome::NotAttached }.boxed()),
         greet: greet(identity),
         admit: Arc::new(|_| {
             let status = Status::unavailable("this node has no number itself yet");
@@ -214,7 +211,11 @@ pub(super) fn greet(identity: &Arc<Identity>) -> peer::GreetHandler {
 }
 
 /// A node with a fresh folder asks for its number.
-pub(super) fn admission(config: &Arc<Config>, cluster: &Cluster, peers: &Peers) -> peer::AdmitHandler {
+pub(super) fn admission(
+    config: &Arc<Config>,
+    cluster: &Cluster,
+    peers: &Peers,
+) -> peer::AdmitHandler {
     let (config, cluster, peers) = (config.clone(), cluster.clone(), peers.clone());
     Arc::new(move |request| {
         let (config, cluster, peers) = (config.clone(), cluster.clone(), peers.clone());
@@ -247,7 +248,9 @@ async fn answer(
         });
     }
     let admission = admission_of(config, &request, folder)?;
-    let proposed = cluster.catalog().propose(Command::AdmitNode(admission), WITHIN);
+    let proposed = cluster
+        .catalog()
+        .propose(Command::AdmitNode(admission), WITHIN);
     let proposed = proposed.await.map_err(|_| unavailable())?;
     match proposed.reply {
         Reply::Admitted { node, life } => Ok(pb::AdmitReply {

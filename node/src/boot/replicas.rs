@@ -120,6 +120,10 @@ impl Directories for Replicas {
         self.0.region(region).map(|group| group.effects())
     }
 
+    fn restored(&self, region: RegionId) -> Option<watch::Receiver<u64>> {
+        self.0.region(region).map(|group| group.restored())
+    }
+
     fn nodes(&self) -> Vec<pb::NodeAddress> {
         let catalog = self.0.catalog().state();
         catalog

@@ -1,8 +1,8 @@
 //! Connects the parts of a node to each other, and starts serving.
 
 use super::Listeners;
-use super::{facts, joining};
 use super::replicas::Replicas;
+use super::{facts, joining};
 use crate::call::{self, Counters};
 use crate::config::Config;
 use crate::drain::Draining;

@@ -22,14 +22,7 @@ const NODE: &[&str] = &[
     "admin",
     "ops",
 ];
-const REGION: &[&str] = &[
-    "name",
-    "number",
-    "survive",
-    "generation",
-    "pace",
-    "nearest",
-];
+const REGION: &[&str] = &["name", "number", "survive", "generation", "pace", "nearest"];
 
 pub(super) async fn cluster(verb: ClusterVerb) -> Answer {
     let (ask, cluster) = match verb {

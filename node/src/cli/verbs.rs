@@ -1,10 +1,11 @@
 //! Asks a cluster, verb by verb, and lays the answer out.
 
 use super::client;
-use super::members;
 use super::exit::{Code, Failure};
+use super::members;
 use super::nouns::{
-    Ask, FunctionVerb, GroupVerb, KeyKind, KeyVerb, Noun, Output, Pin, Policy, SessionVerb, TenantVerb, VersionState, VersionVerb, WorkerVerb,
+    Ask, FunctionVerb, GroupVerb, KeyKind, KeyVerb, Noun, Output, Pin, Policy, SessionVerb,
+    TenantVerb, VersionState, VersionVerb, WorkerVerb,
 };
 use super::table::{json, list, show};
 use crate::admin::LAGGARDS;

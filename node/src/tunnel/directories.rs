@@ -78,6 +78,10 @@ pub trait Directories: Send + Sync + 'static {
     /// Hints of what changes in a region, from now on.
     fn effects(&self, region: RegionId) -> Option<broadcast::Receiver<Effect>>;
 
+    /// Changes when a region's directory has moved without hints: by a snapshot, a replay, another
+    /// incarnation.
+    fn restored(&self, region: RegionId) -> Option<watch::Receiver<u64>>;
+
     /// The nodes that sidecars may attach to.
     fn nodes(&self) -> Vec<pb::NodeAddress>;
 }

@@ -35,6 +35,7 @@ const HOME: RegionId = RegionId(1);
 pub(crate) struct Group {
     state: Mutex<(Directory, u64)>,
     effects: broadcast::Sender<Effect>,
+    restored: watch::Sender<u64>,
     started: Instant,
     nodes: Mutex<BTreeMap<NodeId, Tunnels>>,
     addresses: Mutex<Vec<NodeAddress>>,
@@ -46,6 +47,7 @@ impl Group {
         Arc::new(Self {
             state: Mutex::new((Directory::new(HOME), 0)),
             effects: broadcast::Sender::new(256),
+            restored: watch::channel(0).0,
             started: clock::now(),
             nodes: Mutex::default(),
             addresses: Mutex::default(),
@@ -171,6 +173,10 @@ impl Directories for Seen {
 
     fn effects(&self, _region: RegionId) -> Option<broadcast::Receiver<Effect>> {
         Some(self.group.effects.subscribe())
+    }
+
+    fn restored(&self, _region: RegionId) -> Option<watch::Receiver<u64>> {
+        Some(self.group.restored.subscribe())
     }
 
     fn nodes(&self) -> Vec<NodeAddress> {

@@ -48,7 +48,10 @@ pub(super) async fn run(tunnels: Tunnels) {
 }
 
 async fn watch(tunnels: Tunnels, region: RegionId) {
-    let Some(mut effects) = tunnels.0.directories.effects(region) else {
+    let directories = &tunnels.0.directories;
+    let (Some(mut effects), Some(mut restored)) =
+        (directories.effects(region), directories.restored(region))
+    else {
         return;
     };
     let mut reconcile_at = interval(RECONCILE_EVERY);
@@ -60,6 +63,11 @@ async fn watch(tunnels: Tunnels, region: RegionId) {
                 Ok(effect) => act(&tunnels, effect).await,
                 Err(RecvError::Lagged(_)) => reconcile(&tunnels, region).await,
                 Err(RecvError::Closed) => return,
+            },
+            // A snapshot or a replay brings no hints (H-17).
+            moved = restored.changed() => match moved {
+                Ok(()) => reconcile(&tunnels, region).await,
+                Err(_) => return,
             },
             _ = reconcile_at.tick() => reconcile(&tunnels, region).await,
         }

@@ -10,6 +10,7 @@
 use super::durable::{self, Durable, Found, Known};
 use super::engine::{Engine, Tree, Write};
 use super::error::StoreError;
+use super::job::{Done, Job};
 use super::layout;
 use super::log::Recovered;
 use super::open::OpenLog;
@@ -23,56 +24,6 @@ use tokio::sync::{oneshot, watch};
 
 /// Keys removed per step of a purge: a step holds up the next append by about 2 ms.
 const PURGE_STEP: usize = 256;
-
-/// Called once what it stands for is durable, or surely will not be.
-pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
-
-/// What the storage thread is asked to do.
-pub(super) enum Job {
-    Open {
-        group: GroupId,
-        reply: oneshot::Sender<Result<Recovered, StoreError>>,
-    },
-    Append {
-        group: GroupId,
-        records: Vec<(u64, Bytes)>,
-        done: Done,
-    },
-    Mark {
-        group: GroupId,
-        name: u8,
-        record: Bytes,
-        done: Done,
-    },
-    Lazy {
-        group: GroupId,
-        name: u8,
-        record: Bytes,
-    },
-    Truncate {
-        group: GroupId,
-        from: u64,
-    },
-    Purge {
-        group: GroupId,
-        upto: u64,
-        mark: Bytes,
-    },
-    Read {
-        group: GroupId,
-        from: u64,
-        to: u64,
-        bytes_max: usize,
-        reply: oneshot::Sender<io::Result<Vec<Bytes>>>,
-    },
-    Wipe {
-        group: GroupId,
-        reply: oneshot::Sender<Result<(), StoreError>>,
-    },
-    Close {
-        reply: oneshot::Sender<()>,
-    },
-}
 
 /// The owner of the engine.
 pub(super) struct Core {
@@ -403,6 +354,10 @@ impl Core {
 
     fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError> {
         self.usable().map_err(StoreError::Engine)?;
+        if let Some(log) = self.open.get_mut(&group) {
+            log.fold();
+            self.apply(group).map_err(StoreError::Engine)?;
+        }
         let damaged = |why: String| StoreError::Damaged {
             group,
             index: 0,

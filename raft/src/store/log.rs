@@ -1,6 +1,6 @@
 //! One group's log: its handle.
 
-use super::core::{Done, Job};
+use super::job::{Done, Job};
 use bytes::Bytes;
 use pontoon_proto::id::GroupId;
 use std::io;

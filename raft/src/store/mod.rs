@@ -18,6 +18,7 @@ pub mod disk;
 pub(crate) mod durable;
 pub mod engine;
 mod error;
+mod job;
 mod layout;
 pub mod log;
 pub mod memory;

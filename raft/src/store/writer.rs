@@ -5,10 +5,11 @@
 //! shared by everything that waited for the one before it. Deleting what a snapshot made superfluous
 //! happens in small steps while the queue is empty.
 
-use super::core::{Core, Job};
+use super::core::Core;
 use super::disk::SledEngine;
 use super::engine::Engine;
 use super::error::StoreError;
+use super::job::Job;
 use super::log::{self, Recovered};
 use pontoon_proto::id::GroupId;
 use std::path::Path;
@@ -54,8 +55,7 @@ impl Store {
         Ok((Store { jobs, failure }, Steps { core, queue }))
     }
 
-    /// Verifies one group's log and hands it out. Once per group and process, and once more after
-    /// each [`Store::wipe`].
+    /// Verifies one group's log, all of it, and hands it out. Handles of the same log are equal.
     pub async fn log(&self, group: GroupId) -> Result<(log::Log, Recovered), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.give(Job::Open { group, reply }).await?;

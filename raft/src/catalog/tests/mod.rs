@@ -1,5 +1,6 @@
 //! Tests of the catalog: scripts per rule, and replicas against each other.
 
 mod hash;
+mod members;
 mod pins;
 mod rules;

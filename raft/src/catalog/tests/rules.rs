@@ -104,7 +104,7 @@ pub(super) struct World {
 }
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         World {
             state: Catalog::new(),
             index: 0,

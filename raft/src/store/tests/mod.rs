@@ -10,7 +10,7 @@ mod real;
 mod simulated;
 
 use super::engine::VALUE_MAX;
-use super::log::VOTE;
+use super::log::{COMMITTED, VOTE};
 use super::memory::Platter;
 use super::{Log, Recovered, Store, StoreError};
 use crate::codec::{Role, frame};
@@ -130,4 +130,38 @@ async fn groups_do_not_see_each_other() {
     append(&log, vec![record(0, 10)]).await.unwrap();
     let (_, other) = store.log(GroupId::Catalog).await.unwrap();
     assert_eq!(other.count, 0);
+}
+
+#[test]
+fn a_stepped_store_does_nothing_between_its_steps() {
+    use futures::FutureExt;
+    let platter = Platter::default();
+    let (store, mut steps) = Store::stepped(Box::new(platter.engine())).unwrap();
+    let mut opening = Box::pin(store.log(GROUP));
+    assert!(opening.as_mut().now_or_never().is_none());
+    assert!(steps.step());
+    let (log, _) = opening.now_or_never().unwrap().unwrap();
+    let mut appending = Box::pin(append(&log, vec![record(0, 10)]));
+    assert!(appending.as_mut().now_or_never().is_none());
+    assert_eq!(platter.count(1), 0);
+    assert!(steps.step());
+    assert!(appending.now_or_never().unwrap().is_ok());
+    assert_eq!(platter.count(1), 2, "the entry and the tip");
+    assert!(!steps.step());
+}
+
+#[tokio::test]
+async fn a_log_that_is_opened_twice_is_one_log() {
+    let platter = Platter::default();
+    let store = over(&platter);
+    let (log, _) = store.log(GROUP).await.unwrap();
+    log.mark_lazily(COMMITTED, frame(Role::Mark, 0, 0, b"").unwrap())
+        .await
+        .unwrap();
+    let (again, found) = store.log(GROUP).await.unwrap();
+    assert!(found.committed.is_some());
+    append(&log, vec![record(0, 10)]).await.unwrap();
+    append(&again, vec![record(1, 10)]).await.unwrap();
+    let (_, found) = store.log(GROUP).await.unwrap();
+    assert_eq!(found.count, 2);
 }

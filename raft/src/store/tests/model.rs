@@ -2,8 +2,9 @@
 //! operations, none before the last that was acknowledged.
 
 use crate::codec::{Role, frame};
-use crate::store::core::{Core, Job};
+use crate::store::core::Core;
 use crate::store::engine::Engine;
+use crate::store::job::Job;
 use crate::store::log::{COMMITTED, LIFE, VOTE};
 use crate::store::{Recovered, StoreError};
 use bytes::Bytes;

@@ -372,6 +372,37 @@ fn h_33_a_cut_end_of_sleds_log_is_noticed() {
 }
 
 #[test]
+fn what_sled_can_no_longer_open_is_put_aside_by_a_wipe() {
+    Seed::each("what_sled_can_no_longer_open", 1, |seed| {
+        let (run, image) = closed(seed, 100);
+        let mut without_slots = image.clone();
+        without_slots.remove(Path::new("log.durable"));
+        let mut without_log = image.clone();
+        without_log.retain(|name, _| !name.starts_with("log"));
+        let mut garbage = image.clone();
+        garbage.get_mut(Path::new("log/db")).unwrap().fill(0x5a);
+        for (damaged, what) in [
+            (without_slots, "no slots"),
+            (without_log, "no log"),
+            (garbage, "garbage"),
+        ] {
+            assert!(is_refused(&run, &damaged, what), "{what}");
+            comes_back(&damaged, seed, what);
+        }
+    });
+}
+
+#[test]
+fn a_foreign_file_where_the_slots_should_be_is_left_alone() {
+    let mut image = Image::new();
+    image.insert("log.durable".into(), b"#!/bin/sh\nexit 0\n".to_vec());
+    let (dir, found) = open(&image);
+    let error = found.map(|_| ()).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    assert_eq!(read(dir.path()), image, "nothing was changed or added");
+}
+
+#[test]
 fn every_other_file_beside_sleds_log_may_be_flipped_cut_or_missing() {
     Seed::each("every_other_file", 1, |seed| {
         let (run, image) = closed(seed, 100);
