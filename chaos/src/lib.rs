@@ -1,1 +1,11 @@
-//! The world that Pontoon must survive: simulation, faults on real processes, checkers.
+//! The world that Pontoon must survive, and how fast it is there: real processes, measured and killed.
+//!
+//! To follow a command, read [`cli`], then [`bench`] (what is measured against what). [`cluster`] has
+//! the processes: of ours, and of the systems beside ours. Nothing here links the node itself: what it
+//! does is seen from outside, through its admin and peer APIs.
+
+pub mod bench;
+pub mod cli;
+pub mod clock;
+pub mod cluster;
+mod net;

@@ -168,6 +168,7 @@ impl Core {
             envelope: Some(self.origin.envelope(0)),
             commands: vec![record],
             wait_ms: within.as_millis() as u64,
+            forward: false,
         };
         let sent = self.transport.propose(node, request, within);
         match tokio::time::timeout(within, sent).await {

@@ -216,7 +216,8 @@ impl Registry {
         Ok(reply)
     }
 
-    /// Commands of a node that does not lead. They are proposed here or nowhere.
+    /// Commands of a node that does not lead: they are proposed here or nowhere. Those of a caller
+    /// that is no node (`forward`) are proposed wherever the leader is.
     pub async fn serve_propose(&self, request: pb::ProposeRequest) -> pb::ProposeReply {
         let refuse = |refusal: pb::Refusal, leader: Option<NodeId>| pb::ProposeReply {
             refusal: refusal.into(),
@@ -228,7 +229,7 @@ impl Registry {
             Err(Refused::NotHere) => return refuse(pb::Refusal::Unavailable, None),
             Err(_) => return refuse(pb::Refusal::Foreign, None),
         };
-        if !core.leads() {
+        if !request.forward && !core.leads() {
             return refuse(
                 pb::Refusal::NotLeader,
                 core.leader().filter(|leader| *leader != core.me),
@@ -241,10 +242,13 @@ impl Registry {
         let Ok(commands) = commands.collect::<Result<Vec<(u64, Bytes)>, _>>() else {
             return refuse(pb::Refusal::Foreign, None);
         };
-        let deadline = clock::now() + Duration::from_millis(request.wait_ms).min(WAIT_MAX);
-        let proposals = commands
-            .into_iter()
-            .map(|(_, command)| propose::propose(&core.queue, command, deadline));
+        let within = Duration::from_millis(request.wait_ms).min(WAIT_MAX);
+        let deadline = clock::now() + within;
+        let propose = async |command| match request.forward {
+            true => core.propose(command, within).await,
+            false => propose::propose(&core.queue, command, deadline).await,
+        };
+        let proposals = commands.into_iter().map(|(_, command)| propose(command));
         let mut reply = pb::ProposeReply::default();
         let mut refused = None;
         for outcome in futures::future::join_all(proposals).await {

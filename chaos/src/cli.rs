@@ -1,0 +1,78 @@
+//! The command line: `pontoon-chaos <what to do>`.
+//!
+//! Figures go to stdout, everything else to stderr. Every process that a command starts ends with it,
+//! also after Ctrl-C and errors.
+
+use crate::bench::{failover, opens};
+use crate::cluster::Error;
+use clap::Parser;
+use std::io::Write as _;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What a shell says of a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Measures Pontoon beside other systems, on this machine.
+#[derive(Parser, Debug)]
+#[command(name = "pontoon-chaos", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Measures one thing beside the systems that do the same.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Bench {
+    /// Durable session opens per second through three nodes, beside etcd and NATS.
+    Opens(opens::Options),
+    /// The time without a leader after the leader was killed, beside etcd.
+    Failover(failover::Options),
+}
+
+/// Runs the command of this process's arguments and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli.command)),
+        Err(error) => Err(Error(format!("cannot start threads: {error}"))),
+    };
+    match ended {
+        Ok(Some(text)) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Ok(None) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            eprintln!("pontoon-chaos: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What to print; none when a signal came first. Whatever was started ends as its owner is dropped.
+async fn run(command: Command) -> Result<Option<String>, Error> {
+    let broken = |error: std::io::Error| Error(format!("cannot wait for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    let work = async {
+        match command {
+            Command::Bench(Bench::Opens(options)) => opens::run(&options).await,
+            Command::Bench(Bench::Failover(options)) => failover::run(&options).await,
+        }
+    };
+    tokio::select! {
+        done = work => done.map(Some),
+        _ = terminate.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
+    }
+}

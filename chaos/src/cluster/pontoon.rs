@@ -1,0 +1,303 @@
+//! Three nodes of ours: one region, so that its group has a voter on each, with LAN timing.
+
+use super::directory::{Directory, Place};
+use super::folder::Folder;
+use super::process::Process;
+use super::{Error, NODES, channel, random, wait_for};
+use crate::net::{Ports, local};
+use pontoon_proto::admin as pb;
+use pontoon_proto::admin::admin_client::AdminClient;
+use pontoon_proto::id::RegionId;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+/// The only region.
+const REGION: &str = "home";
+
+/// How long one question may take: hashes of a full directory take seconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Three nodes.
+#[derive(Debug)]
+pub struct Pontoon {
+    nodes: Vec<Node>,
+    program: PathBuf,
+    // Dropped last: the nodes write into it.
+    folder: Folder,
+}
+
+#[derive(Debug)]
+struct Node {
+    name: String,
+    process: Process,
+    peer: u16,
+    admin: AdminClient<InterceptedService<Channel, Token>>,
+}
+
+#[derive(Clone, Debug)]
+struct Token(MetadataValue<Ascii>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let value = self.0.clone();
+        request.metadata_mut().insert("authorization", value);
+        Ok(request)
+    }
+}
+
+/// What the group of the region looks like while nothing is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The index of the node that leads.
+    pub leader: usize,
+    /// Its term.
+    pub term: u64,
+    /// The term of the catalog's leader.
+    pub catalog_term: u64,
+}
+
+/// The `pontoon` binary: the one that is given, or the one beside this process's own, where cargo puts
+/// it.
+pub fn program(given: Option<PathBuf>) -> Result<PathBuf, Error> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let home = super::folder::home()?;
+    let beside = home.with_file_name("pontoon");
+    match beside.is_file() {
+        true => Ok(beside),
+        false => Err(Error(format!(
+            "{} is not there: build the workspace first (cargo build --release --workspace), or say \
+             where it is with --pontoon",
+            beside.display()
+        ))),
+    }
+}
+
+impl Pontoon {
+    /// Starts three nodes below `home` and waits until their groups work.
+    pub async fn start(home: &Path, program: &Path) -> Result<Self, Error> {
+        let folder = Folder::inside(home)?;
+        let mut ports = Ports::default();
+        let (join_token, admin_token) = (hex(&random::<16>()?), hex(&random::<16>()?));
+        let path = folder.path().join("join-token");
+        std::fs::write(&path, &join_token).map_err(|error| Error::file("write", &path, &error))?;
+        let names: Vec<String> = (1..=NODES).map(|number| format!("home-{number}")).collect();
+        let peers = names.iter().map(|_| ports.take());
+        let peers = peers.collect::<Result<Vec<u16>, Error>>()?;
+        let members: String = names
+            .iter()
+            .zip(&peers)
+            .map(|(name, peer)| {
+                format!(
+                    "\n[[cluster.members]]\nname = \"{name}\"\nregion = \"{REGION}\"\npeer = \"{}\"\n",
+                    local(*peer)
+                )
+            })
+            .collect();
+        let digest = hex(&Sha256::digest(&admin_token));
+        let token: MetadataValue<Ascii> = format!("Bearer {admin_token}")
+            .parse()
+            .map_err(|_| Error("a token of hex digits is no header value".to_owned()))?;
+        let mut nodes = Vec::new();
+        for (name, peer) in names.into_iter().zip(peers) {
+            let (client, worker) = (local(ports.take()?), local(ports.take()?));
+            let (admin, ops) = (ports.take()?, local(ports.take()?));
+            let config = format!(
+                "name = \"{name}\"\nregion = \"{REGION}\"\ndata_dir = {:?}\n\n\
+                 [cluster]\nname = \"bench\"\njoin_token_file = {path:?}\n\
+                 admin_token_sha256 = \"{digest}\"\ntiming = \"lan\"\n{members}\n\
+                 [listen]\nclient = \"{client}\"\nworker = \"{worker}\"\npeer = \"{}\"\n\
+                 admin = \"{}\"\nops = \"{ops}\"\n",
+                folder.path().join(&name),
+                local(peer),
+                local(admin),
+            );
+            let file = config_of(&folder, &name);
+            std::fs::write(&file, config).map_err(|error| Error::file("write", &file, &error))?;
+            nodes.push(Node {
+                process: start(&folder, program, &name)?,
+                name,
+                peer,
+                admin: AdminClient::with_interceptor(channel(admin)?, Token(token.clone()))
+                    .max_decoding_message_size(64 << 20),
+            });
+        }
+        let mut cluster = Self {
+            nodes,
+            program: program.to_owned(),
+            folder,
+        };
+        cluster.settled().await?;
+        Ok(cluster)
+    }
+
+    /// The processes.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.nodes.iter().map(|node| &node.process)
+    }
+
+    /// Kills a node with SIGKILL.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].process.kill();
+    }
+
+    /// Starts a node again that was killed.
+    pub fn restart(&mut self, node: usize) -> Result<(), Error> {
+        let name = self.nodes[node].name.clone();
+        self.nodes[node].process = start(&self.folder, &self.program, &name)?;
+        Ok(())
+    }
+
+    /// How the directory of the region is reached through one node; each has a connection of its own.
+    pub async fn directory(&self, node: usize) -> Result<Directory, Error> {
+        let request = timed(pb::GetClusterRequest {});
+        let cluster = self.admin(0).get_cluster(request).await?.into_inner();
+        let region = cluster.regions.iter().find(|region| region.name == REGION);
+        let region = region.ok_or_else(|| Error(format!("there is no region {REGION}")))?;
+        let number = u16::try_from(region.number);
+        let place = Place {
+            cluster: unhex(&cluster.id)?,
+            region: RegionId(number.map_err(|_| Error("a region's number is too large".into()))?),
+            generation: region.generation,
+        };
+        Ok(Directory::new(channel(self.nodes[node].peer)?, place))
+    }
+
+    /// Waits until the catalog and the region have one leader on whom all nodes agree, three voters,
+    /// and every node counts itself connected.
+    pub async fn settled(&mut self) -> Result<Settled, Error> {
+        for node in &mut self.nodes {
+            node.process.alive()?;
+        }
+        let look = async || {
+            let mut seen = BTreeSet::new();
+            for node in 0..NODES {
+                for group in self.groups(node, false).await? {
+                    let here = &self.nodes[node].name;
+                    if group.voters.len() != NODES || !group.connected {
+                        return Err(Error(format!(
+                            "{here} sees {} voters of {} (connected: {})",
+                            group.voters.len(),
+                            group.name,
+                            group.connected
+                        )));
+                    }
+                    seen.insert((group.number, group.term, group.leader));
+                }
+            }
+            let seen: Vec<_> = seen.into_iter().collect();
+            let [(0, catalog_term, _), (_, term, leader)] = &seen[..] else {
+                return Err(Error(format!("the nodes do not agree: {seen:?}")));
+            };
+            let leader = self.nodes.iter().position(|node| node.name == *leader);
+            let leader = leader.ok_or_else(|| Error("the region has no leader".to_owned()))?;
+            Ok(Settled {
+                leader,
+                term: *term,
+                catalog_term: *catalog_term,
+            })
+        };
+        let waited = wait_for("the start of the cluster", look).await;
+        waited.map_err(|error| {
+            let tails = self.processes().map(Process::tail);
+            Error(format!("{error}\n{}", tails.collect::<Vec<_>>().join("\n")))
+        })
+    }
+
+    /// The ids of all sessions that a node's own replica has, at most so many.
+    pub async fn sessions(&self, node: usize, limit: u32) -> Result<BTreeSet<String>, Error> {
+        let request = pb::ListSessionsRequest {
+            region: REGION.to_owned(),
+            limit,
+        };
+        let list = self.admin(node).list_sessions(timed(request)).await?;
+        let sessions = list.into_inner().sessions.into_iter();
+        Ok(sessions.map(|session| session.request_id).collect())
+    }
+
+    /// Waits until all nodes have applied the same and have the same state; returns its hash.
+    pub async fn agree(&self) -> Result<String, Error> {
+        wait_for("equality of all replicas", async || {
+            let mut seen = BTreeSet::new();
+            for node in 0..NODES {
+                let groups = self.groups(node, true).await?.into_iter();
+                let groups = groups.filter(|group| group.name == REGION);
+                seen.extend(groups.map(|group| (group.applied, group.state_hash)));
+            }
+            match seen.into_iter().collect::<Vec<_>>().as_mut_slice() {
+                [(_, hash)] if !hash.is_empty() => Ok(std::mem::take(hash)),
+                others => Err(Error(format!("{others:?}"))),
+            }
+        })
+        .await
+    }
+
+    /// How many entries the region's log has so far.
+    pub async fn entries(&self) -> Result<u64, Error> {
+        let groups = self.groups(0, false).await?;
+        let group = groups.into_iter().find(|group| group.name == REGION);
+        Ok(group.map_or(0, |group| group.last_log))
+    }
+
+    async fn groups(&self, node: usize, with_hash: bool) -> Result<Vec<pb::Group>, Error> {
+        let request = timed(pb::ListGroupsRequest { with_hash });
+        let list = self.admin(node).list_groups(request).await?;
+        Ok(list.into_inner().groups)
+    }
+
+    fn admin(&self, node: usize) -> AdminClient<InterceptedService<Channel, Token>> {
+        self.nodes[node].admin.clone()
+    }
+}
+
+fn config_of(folder: &Folder, name: &str) -> PathBuf {
+    folder.path().join(format!("{name}.toml"))
+}
+
+fn start(folder: &Folder, program: &Path, name: &str) -> Result<Process, Error> {
+    let config = config_of(folder, name);
+    let arguments = [
+        "node".as_ref(),
+        "--exit-with-stdin".as_ref(),
+        "--config".as_ref(),
+    ];
+    let arguments: [&std::ffi::OsStr; 3] = arguments;
+    let arguments = arguments.into_iter().chain([config.as_os_str()]);
+    Process::start(name, folder.path(), program, arguments)
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(ANSWER_WITHIN);
+    request
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Result<[u8; 16], Error> {
+    let number = u128::from_str_radix(text, 16);
+    let number = number.map_err(|_| Error(format!("{text} is no cluster id")))?;
+    Ok(number.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_id_is_read_as_it_is_printed() {
+        let bytes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255];
+        assert_eq!(unhex(&hex(&bytes)).unwrap(), bytes);
+        assert!(unhex("cluster").is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! Sockets of this package: the only file here that names `tokio::net`.
+//!
+//! Everything is on loopback. Free ports are drawn from below the range that the kernel takes ephemeral
+//! ports from, so that no outgoing connection takes one between this check and the process that binds
+//! it.
+
+use crate::cluster::Error;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+pub(crate) use tokio::net::TcpStream;
+
+/// Above the well-known ports and those of common services, below Linux's ephemeral range, which
+/// begins at 32,768.
+const RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+/// How often a free port is looked for; with a range half full, 64 draws fail once in 2^64.
+const DRAWS_MAX: u32 = 64;
+
+/// Connects to a port of this machine, without Nagle's wait.
+pub(crate) async fn dial(port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(local(port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A port of this machine.
+pub(crate) fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Ports that are free at this moment, all different.
+#[derive(Debug, Default)]
+pub(crate) struct Ports(BTreeSet<u16>);
+
+impl Ports {
+    pub(crate) fn take(&mut self) -> Result<u16, Error> {
+        for _ in 0..DRAWS_MAX {
+            let mut random = [0; 2];
+            getrandom::fill(&mut random).map_err(|error| Error(error.to_string()))?;
+            let port = RANGE.start + u16::from_le_bytes(random) % (RANGE.end - RANGE.start);
+            if !self.0.contains(&port) && std::net::TcpListener::bind(local(port)).is_ok() {
+                self.0.insert(port);
+                return Ok(port);
+            }
+        }
+        Err(Error(format!(
+            "no free port between {} and {} on 127.0.0.1",
+            RANGE.start, RANGE.end
+        )))
+    }
+}
