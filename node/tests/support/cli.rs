@@ -65,6 +65,13 @@ pub fn ask(admin: &str, token: &str, arguments: &[&str]) -> Value {
     }
 }
 
+/// As [`ask`], or `None` when it fails: for a node that may be gone, or not there yet.
+pub fn try_ask(admin: &str, token: &str, arguments: &[&str]) -> Option<Value> {
+    let output = finish(pontoon(admin, token, arguments).args(["-o", "json"]));
+    let good = output.status.success();
+    good.then(|| serde_json::from_slice(&output.stdout).ok())?
+}
+
 /// A data folder of nobody, for a node that is to refuse its configuration.
 pub fn node_with(config: &Path) -> Command {
     let mut command = Command::new(PONTOON);

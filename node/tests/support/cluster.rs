@@ -138,10 +138,16 @@ impl Cluster {
     /// Starts a cluster in `folder` (data in `folder/data`) with more arguments.
     #[track_caller]
     pub fn start_in(folder: &Path, more: &[&str]) -> Cluster {
+        Self::start_with(folder, more, &[])
+    }
+
+    /// As [`Cluster::start_in`], with variables for the environment of every process of it.
+    #[track_caller]
+    pub fn start_with(folder: &Path, more: &[&str], environment: &[(&str, &str)]) -> Cluster {
         // Ports are drawn first and bound later: two clusters that start at once can draw the same.
         static STARTING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-        let dev = begin(folder, more);
+        let dev = begin_with(folder, more, environment);
         let path = folder.join("ready.json");
         let ready = wait::within(READY_WITHIN, || {
             if let Some(status) = dev.ended() {
@@ -163,6 +169,17 @@ impl Cluster {
     /// What the ready file said when the cluster had started.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// What the ready file says now: processes that were started again have other ids.
+    pub fn now(&self) -> Ready {
+        Ready::read(&self.folder.join("ready.json")).expect("a ready cluster has its ready file")
+    }
+
+    /// Whether a node runs.
+    pub fn runs(&self, name: &str) -> bool {
+        let pid = self.now().node(name).pid;
+        pid != 0 && is_alive(pid)
     }
 
     /// Where it keeps everything.
@@ -187,7 +204,7 @@ impl Cluster {
     /// Kills a node with SIGKILL and waits until it is gone.
     #[track_caller]
     pub fn kill_node(&self, name: &str) {
-        let pid = self.ready.node(name).pid;
+        let pid = self.now().node(name).pid;
         send(pid, Signal::KILL);
         wait::until(Duration::from_secs(5), "a killed node is gone", || {
             (!is_alive(pid)).then_some(())
@@ -211,8 +228,11 @@ impl Cluster {
     /// The admin address of the first node that lives.
     #[track_caller]
     pub fn admin(&self) -> String {
-        let alive = self.ready.nodes.iter().find(|node| is_alive(node.pid));
-        alive.expect("a node that lives").admin.clone()
+        let nodes = self.now().nodes;
+        let alive = nodes
+            .into_iter()
+            .find(|node| node.pid != 0 && is_alive(node.pid));
+        alive.expect("a node that lives").admin
     }
 
     /// Lets a test that fails show the logs of all processes.
@@ -243,6 +263,10 @@ impl Drop for Witness {
 /// Starts `pontoon dev` and does not wait for it. It ends with its standard input, so also when our
 /// process ends without a word: statics are never dropped.
 pub fn begin(folder: &Path, more: &[&str]) -> Process {
+    begin_with(folder, more, &[])
+}
+
+fn begin_with(folder: &Path, more: &[&str], environment: &[(&str, &str)]) -> Process {
     fs::remove_file(folder.join("ready.json")).ok();
     let mut command = Command::new(PONTOON);
     command
@@ -256,7 +280,8 @@ pub fn begin(folder: &Path, more: &[&str]) -> Process {
         .arg(folder.join("ready.json"))
         .arg("--data-dir")
         .arg(folder.join("data"))
-        .args(more);
+        .args(more)
+        .envs(environment.iter().copied());
     Process::start("dev", folder, &mut command)
 }
 

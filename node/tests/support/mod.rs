@@ -2,7 +2,8 @@
 //!
 //! [`cluster`] starts `pontoon dev` and ends it, [`cli`] asks its admin API by the command line,
 //! [`client`] drives a real Python gRPC client, [`worker`] attaches a Python gRPC server through a
-//! sidecar, [`raw`] speaks bare HTTP/2, [`process`] is a child process with its logs, [`wait`] is the only place that sleeps.
+//! sidecar, [`load`] are many clients that remember what they were promised, [`member`] is a node that
+//! `pontoon dev` did not start, [`groups`] looks at replicas, [`raw`] speaks bare HTTP/2, [`process`] is a child process with its logs, [`wait`] is the only place that sleeps.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(unreachable_pub, reason = "a module tree inside a test binary")]
@@ -10,6 +11,9 @@
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod groups;
+pub mod load;
+pub mod member;
 pub mod process;
 pub mod python;
 pub mod raw;
@@ -18,6 +22,14 @@ pub mod worker;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One test of a binary at a time: a node that was killed wants its ports again, and a cluster that
+/// starts meanwhile could draw them.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Says that a part of the tests can't run on this machine, and why; in CI that is a failure.
 ///
