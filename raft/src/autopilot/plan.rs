@@ -141,44 +141,16 @@ impl View {
             .filter(|member| self.learners.contains(member) && self.caught_up.contains(member))
             .collect();
         let fewer = self.leavers(voters, &wanted);
-        let count = |n: usize, from: &[u64]| from.iter().take(n).copied().collect::<Vec<u64>>();
-        // An even number of voters is passed over in both directions where that is possible: it
-        // outlives no more than one fewer does.
-        let odd = |from: &[u64]| {
-            if voters.len() % 2 == 1 {
-                2.min(from.len())
-            } else {
-                1
-            }
-        };
-        let steps = [
-            (count(1, &more), count(1, &fewer)),
-            (count(odd(&more), &more), Vec::new()),
-            (Vec::new(), count(odd(&fewer), &fewer)),
-        ];
-        for (index, (come, go)) in steps.into_iter().enumerate() {
-            let exchange = index == 0;
-            if come.is_empty() && go.is_empty() || exchange && (come.is_empty() || go.is_empty()) {
-                continue;
-            }
-            // Growing by one from an odd number only where one is all there is to come.
-            if !exchange
-                && come.len() == 1
-                && voters.len() % 2 == 1
-                && wanted.len() > voters.len() + 1
-            {
-                continue;
-            }
-            let mut next = voters.clone();
-            next.extend(&come);
-            next.retain(|member| !go.contains(member));
-            if self.is_safe(voters, &next, &wanted)
-                && let Some(step) = self.leave_first(voters, next)
-            {
-                return Some(step);
-            }
-        }
-        None
+        let growing = wanted.len() > voters.len() + 1;
+        steps(&more, &fewer, voters.len() % 2 == 1, growing)
+            .into_iter()
+            .find_map(|(come, go)| {
+                let mut next = voters.clone();
+                next.extend(&come);
+                next.retain(|member| !go.contains(member));
+                self.is_safe(voters, &next, &wanted)
+                    .then(|| self.leave_first(voters, next))?
+            })
     }
 
     /// A leader that won't vote any more lets one of those that stay lead first.
@@ -308,6 +280,34 @@ impl View {
         };
         of.iter().filter(fit).min_by_key(away).copied()
     }
+}
+
+/// The changes that may come next, those that are tried first in front: exchanges, then more voters,
+/// then fewer.
+///
+/// An even number of voters outlives no more than one fewer does, so an odd one grows and shrinks by
+/// two; by one only where one is all that there is, and never while two more are wanted.
+fn steps(more: &[u64], fewer: &[u64], odd: bool, growing: bool) -> Vec<(Vec<u64>, Vec<u64>)> {
+    let mut steps = Vec::new();
+    for come in more {
+        steps.extend(fewer.iter().map(|go| (vec![*come], vec![*go])));
+    }
+    let groups = |from: &[u64]| -> Vec<Vec<u64>> {
+        let pairs = from
+            .iter()
+            .enumerate()
+            .flat_map(|(place, one)| from[place + 1..].iter().map(|two| vec![*one, *two]));
+        let ones = from.iter().map(|one| vec![*one]);
+        match odd && from.len() > 1 {
+            true => pairs.collect(),
+            false => ones.collect(),
+        }
+    };
+    if !(odd && growing && more.len() == 1) {
+        steps.extend(groups(more).into_iter().map(|come| (come, Vec::new())));
+    }
+    steps.extend(groups(fewer).into_iter().map(|go| (Vec::new(), go)));
+    steps
 }
 
 /// Which members have nearly all entries up to `last`.
