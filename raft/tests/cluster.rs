@@ -1,8 +1,4 @@
 //! A whole cluster's groups in one process: birth, regions, identities, losses.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot set its scene up has failed"
-)]
 
 mod world;
 

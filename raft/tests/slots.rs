@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 /// Turns of each store.
 const TURNS: usize = 150;
 
-/// Appends per turn, each with a sync of its own.
-const APPENDS: u64 = 20;
+/// Rounds per turn: appends that are given together and share about one sync.
+const ROUNDS: usize = 20;
 
 /// An engine that writes no slots once it is open.
 struct Blind(SledEngine);
@@ -92,48 +92,54 @@ impl Side {
         }
     }
 
-    async fn turn(&mut self, body: &[u8]) {
+    async fn turn(&mut self, width: usize, body: &[u8]) {
         let begun = Instant::now();
-        for _ in 0..APPENDS {
-            let record = frame(Role::Entry, 0, self.next, body).unwrap();
-            let (sender, done) = oneshot::channel();
-            let callback = Box::new(move |result| {
-                sender.send(result).ok();
-            });
-            let records = vec![(self.next, record)];
-            self.log.append(records, callback).await.unwrap();
-            done.await.unwrap().unwrap();
-            self.next += 1;
+        for _ in 0..ROUNDS {
+            let mut waiting = Vec::new();
+            for _ in 0..width {
+                let record = frame(Role::Entry, 0, self.next, body).unwrap();
+                let (sender, done) = oneshot::channel();
+                let callback = Box::new(move |result| {
+                    sender.send(result).ok();
+                });
+                let records = vec![(self.next, record)];
+                self.log.append(records, callback).await.unwrap();
+                waiting.push(done);
+                self.next += 1;
+            }
+            for done in waiting {
+                done.await.unwrap().unwrap();
+            }
         }
         self.turns.push(begun.elapsed());
     }
 
-    /// Microseconds per append at a part of the turns, the fastest first.
+    /// Microseconds per round at a part of the turns, the fastest first.
     fn at(&mut self, part: usize) -> f64 {
         self.turns.sort();
         let turn = self.turns[self.turns.len() * part / 100];
-        turn.as_secs_f64() * 1e6 / APPENDS as f64
+        turn.as_secs_f64() * 1e6 / ROUNDS as f64
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn appends_with_and_without_slots() {
-    for len in [300, 8_000, 60_000] {
+    for (width, len) in [(1, 300), (1, 8_000), (16, 300), (16, 8_000)] {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let engine = |nth: usize| SledEngine::open(&dirs[nth].path().join("log")).unwrap();
         let mut with = Side::over(Box::new(engine(0))).await;
         let mut without = Side::over(Box::new(Blind(engine(1)))).await;
         let body = vec![7; len];
         for _ in 0..TURNS {
-            with.turn(&body).await;
-            without.turn(&body).await;
+            with.turn(width, &body).await;
+            without.turn(width, &body).await;
         }
         for part in [10, 25, 50] {
             let (with, without) = (with.at(part), without.at(part));
             println!(
-                "{len:>6} bytes, the fastest {part} %: {with:>6.0} us with, {without:>6.0} us \
-                 without slots: {:+.1} %",
+                "{width:>2} x {len:>4} bytes, the fastest {part} %: {with:>6.0} us with, \
+                 {without:>6.0} us without slots: {:+.1} %",
                 100.0 * (with / without - 1.0)
             );
         }

@@ -145,13 +145,21 @@ impl Keeper {
                 "the log can't be gone on with: this replica begins anew and listens until it has \
                  caught up"
             );
-            self.wipe(id).await?;
             let replica = Replica {
                 generation: wanted.generation,
                 damages,
                 holds: false,
             };
-            self.write(id, replica).await?;
+            // A crash in between must be seen again. A damaged log still is after the record, and might
+            // look like no log at all before it; one of an earlier incarnation would look like one of
+            // this, and is told by the record of before.
+            if older {
+                self.wipe(id).await?;
+                self.write(id, replica).await?;
+            } else {
+                self.write(id, replica).await?;
+                self.wipe(id).await?;
+            }
         }
         let birth = if seed && keep && older {
             Birth::Seed

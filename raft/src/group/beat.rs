@@ -174,16 +174,23 @@ fn pace_number(pace: Pace) -> i32 {
 /// Beats for as long as the core lives.
 pub(crate) async fn run(core: Weak<Core>) {
     let mut guess = 0;
+    // Whoever is said to lead may be gone, and then only others can say who leads now.
+    let mut failed = false;
     loop {
         let Some(core) = core.upgrade() else { return };
         let sent = clock::now();
-        let to = core.leader().or_else(|| next_guess(&core, &mut guess));
+        let known = core.leader().filter(|_| !failed);
+        let to = known.or_else(|| next_guess(&core, &mut guess));
         let answered = match to {
             Some(node) => core.beat(node).await,
             None => Err(Refused::Unavailable),
         };
         let pause = match answered {
             Ok(turn) => {
+                failed = false;
+                if to != core.leader() {
+                    core.learn(to);
+                }
                 core.beats.lock().answered = Some(sent);
                 core.turn
                     .send_if_modified(|now| std::mem::replace(now, turn) != turn);
@@ -194,7 +201,8 @@ pub(crate) async fn run(core: Weak<Core>) {
                     Refused::NotLeader(told) => told,
                     Refused::Unavailable => None,
                 };
-                *core.hint() = told.filter(|told| *told != core.me);
+                core.learn(told);
+                failed = told.is_none() && !failed;
                 RETRY
             }
         };

@@ -48,6 +48,14 @@ pub(crate) enum Refused {
     Unavailable,
 }
 
+/// Who is said to lead, by somebody who should know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hint {
+    leader: NodeId,
+    /// Whom this replica saw when it was told: once it sees another one, that is newer.
+    instead_of: Option<NodeId>,
+}
+
 /// One group on one node.
 pub(crate) struct Core {
     pub(crate) id: GroupId,
@@ -65,7 +73,7 @@ pub(crate) struct Core {
     pub(crate) forwards: Forwards,
     /// Who may know the leader, for a replica that nobody talks to yet.
     pub(crate) roster: Arc<ArcSwap<Vec<NodeId>>>,
-    pub(crate) hint: Mutex<Option<NodeId>>,
+    pub(crate) hint: Mutex<Option<Hint>>,
     pub(crate) beats: Arc<Beats>,
     /// "Do I lead, as a quorum sees it, and how far?" Only asked while this node leads.
     pub(crate) confirm: Shared<Result<u64, Refused>>,
@@ -79,11 +87,19 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// The leader as this replica sees it, else as somebody told it.
+    /// The leader as this replica sees it, unless somebody has told it better since: a replica that is
+    /// no member at present hears of no election, and sees for ever who led before.
     pub(crate) fn leader(&self) -> Option<NodeId> {
+        let seen = self.seen_leader();
+        match *self.hint() {
+            Some(hint) if hint.instead_of == seen => Some(hint.leader),
+            _ => seen,
+        }
+    }
+
+    fn seen_leader(&self) -> Option<NodeId> {
         let metrics = self.raft.server_metrics();
-        let seen = metrics.borrow_watched().current_leader.map(node_of);
-        seen.or(*self.hint())
+        metrics.borrow_watched().current_leader.map(node_of)
     }
 
     /// Whether this replica believes that it leads. Only a confirmation makes sure.
@@ -91,13 +107,19 @@ impl Core {
         self.raft.server_metrics().borrow_watched().state == ServerState::Leader
     }
 
-    pub(crate) fn hint(&self) -> std::sync::MutexGuard<'_, Option<NodeId>> {
+    fn hint(&self) -> std::sync::MutexGuard<'_, Option<Hint>> {
         self.hint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers who is said to lead, unless it is this node, which would know.
-    pub(super) fn learn(&self, leader: Option<NodeId>) {
-        *self.hint() = leader.filter(|leader| *leader != self.me);
+    pub(crate) fn learn(&self, leader: Option<NodeId>) {
+        let hint = leader
+            .filter(|leader| *leader != self.me)
+            .map(|leader| Hint {
+                leader,
+                instead_of: self.seen_leader(),
+            });
+        *self.hint() = hint;
     }
 
     /// Proposes a command wherever the leader is, again and again while that is safe and time

@@ -192,7 +192,7 @@ impl Nodes {
         let region = self.names[&number].region.clone();
         let identity = cluster.identity().clone();
         let record = self.record(number, &identity, RegionId(0));
-        tokio::spawn(async move {
+        let writing = async move {
             loop {
                 let known = cluster.catalog().state();
                 if let Some(region) = known.region_by_name(&region) {
@@ -209,7 +209,9 @@ impl Nodes {
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-        });
+        };
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        tokio::spawn(writing);
     }
 
     fn options(&self, node: NodeId) -> Options {

@@ -161,7 +161,8 @@ impl Engine for Recorder {
 /// Works on a log, at last with syncs of that kind. Says what was synced and what was in the page
 /// cache.
 fn used(seed: &mut Seed, count: usize, last: Syncs) -> (Run, Image, Image) {
-    let dir = folder();
+    // On a disk, where slots are written as they are in production.
+    let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::open(dir.path());
     let (synced, syncs) = (recorder.synced.clone(), recorder.syncs.clone());
     let mut run = Run::open(Box::new(recorder), GROUP).unwrap();
