@@ -7,7 +7,8 @@
 use crate::cluster::Error;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-pub(crate) use tokio::net::TcpStream;
+use tokio::net::TcpStream;
+pub(crate) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// Above the well-known ports and those of common services, below Linux's ephemeral range, which
 /// begins at 32,768.

@@ -1,4 +1,4 @@
-//! A small measurement, by hand: what a session adds to a call. `just bench` runs it; it asserts
+//! A small measurement, by hand: what a session adds to a call. `just bench-call` runs it; it asserts
 //! nothing, for a timed test fails on whoever's machine is busy.
 
 mod support;

@@ -4,10 +4,13 @@ mod world;
 
 use futures::future::join_all;
 use pontoon_proto::id::NodeId;
+use pontoon_proto::peer as pb;
+use pontoon_raft::codec::{self, Role};
 use pontoon_raft::group::{ProposeError, Unavailable};
+use pontoon_raft::machine::Machine as _;
 use std::time::Duration;
-use world::ledger::{Command, write};
-use world::{LONG, World, eventually};
+use world::ledger::{Command, Ledger, write};
+use world::{CLUSTER, GROUP, LONG, World, eventually};
 
 const EVERY: u64 = 100_000;
 
@@ -35,6 +38,49 @@ async fn a_repeated_command_is_applied_once() {
     let again = world.group(2).propose(write(7), LONG).await.unwrap();
     assert_eq!(first.reply, again.reply);
     assert_ne!(first.index, again.index);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_wait_at_a_follower_travel_together_and_each_has_its_own_answer() {
+    let world = World::start(3, EVERY).await;
+    let leader = world.leader().await;
+    let (_, follower) = world.groups().find(|(node, _)| *node != leader).unwrap();
+    follower.propose(write(1_000), LONG).await.unwrap();
+    let before = world.net.forwarded();
+    let proposed = join_all((0..500).map(|id| follower.propose(write(id), LONG))).await;
+    let messages = world.net.forwarded() - before;
+    let state = follower.read(LONG).await.unwrap();
+    for (id, proposed) in (0..).zip(proposed) {
+        assert_eq!(state.notes[&id].index, proposed.unwrap().reply, "{id}");
+    }
+    assert!(messages < 100, "500 commands took {messages} messages");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_caller_that_is_no_node_may_propose_through_any_node() {
+    let world = World::start(3, EVERY).await;
+    let leader = world.leader().await;
+    let command = codec::encode(&write(7)).unwrap();
+    let request = |forward| pb::ProposeRequest {
+        envelope: Some(pb::Envelope {
+            cluster: CLUSTER.to_vec().into(),
+            group: u32::from(GROUP.number()),
+            generation: 1,
+            ..pb::Envelope::default()
+        }),
+        commands: vec![codec::frame(Role::Command, Ledger::KIND, 0, &command).unwrap()],
+        wait_ms: LONG.as_millis() as u64,
+        forward,
+    };
+    for (node, _) in world.groups() {
+        let reply = world.registry(node).serve_propose(request(true)).await;
+        assert_eq!(reply.refusal(), pb::Refusal::Unspecified, "node {node}");
+        assert_eq!(reply.replies.len(), 1);
+        if node != leader {
+            let reply = world.registry(node).serve_propose(request(false)).await;
+            assert_eq!(reply.refusal(), pb::Refusal::NotLeader, "node {node}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,17 +3,16 @@
 //! A write begins every 5 ms, through the two nodes that stay, in turn. The figure is the time from the
 //! kill to the first acknowledgement of a write that began after it.
 
-use super::load::Client;
+use super::load::Writer;
 use super::numbers::{median, percentile};
 use super::report::{self, Goal};
 use super::{Common, Other, Output, steady};
 use crate::clock;
 use crate::cluster::directory::Version;
-use crate::cluster::etcd::{Client as EtcdClient, Etcd, Timing};
+use crate::cluster::etcd::{Etcd, Timing};
 use crate::cluster::pontoon::{self, Pontoon};
 use crate::cluster::{Error, NODES, wheels};
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -171,11 +170,12 @@ impl Cluster {
                     if now > kill_at + LOST {
                         return Err(Error(format!("no write succeeded for {LOST:?} after a kill")));
                     }
-                    writes.spawn(writers[turn % writers.len()].write(clock::now()));
+                    let mut writer = writers[turn % writers.len()].clone();
+                    writes.spawn(async move { (clock::now(), writer.write().await) });
                     turn += 1;
                 }
                 Some(Ok((began, written))) = writes.join_next() => {
-                    if let (Some((from, dead)), Ok(())) = (killed, written)
+                    if let (Some((from, dead)), Ok(_)) = (killed, written)
                         && began >= dead
                     {
                         break from.elapsed();
@@ -232,30 +232,6 @@ impl Cluster {
             }
             Cluster::Etcd(cluster) => Writer::Etcd(cluster.client(node)?),
         })
-    }
-}
-
-/// A connection through which many writes go at once.
-enum Writer {
-    Pontoon(crate::cluster::directory::Directory, Version),
-    Etcd(EtcdClient),
-}
-
-impl Writer {
-    fn write(
-        &self,
-        began: clock::Instant,
-    ) -> impl Future<Output = (clock::Instant, Result<(), Error>)> + Send + 'static {
-        let mut client = match self {
-            Writer::Pontoon(directory, version) => Client::Pontoon {
-                directory: directory.clone(),
-                version: *version,
-                end: false,
-                opened: BTreeSet::new(),
-            },
-            Writer::Etcd(client) => Client::Etcd(client.clone()),
-        };
-        async move { (began, client.write().await) }
     }
 }
 

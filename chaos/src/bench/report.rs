@@ -93,7 +93,7 @@ mod tests {
             vec!["ours".to_owned(), "1".to_owned()],
             vec!["etcd".to_owned(), "12345".to_owned()],
         ];
-        let wanted = "name    op/s\nours       1\netcd   12345\n";
-        assert_eq!(table(&["name", " op/s"], &rows), wanted);
+        let wanted = "name   op/s\nours      1\netcd  12345\n";
+        assert_eq!(table(&["name", "op/s"], &rows), wanted);
     }
 }

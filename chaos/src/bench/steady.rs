@@ -1,12 +1,11 @@
 //! Leader changes while nothing is wrong: there should be none, idle or loaded.
 
-use super::load::{self, Client};
+use super::load::{self, Client, Writer};
 use crate::clock;
 use crate::cluster::directory::Version;
 use crate::cluster::pontoon::Pontoon;
 use crate::cluster::{Error, NODES};
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What was counted.
@@ -32,12 +31,11 @@ pub(super) async fn watch(
     let before = cluster.settled().await?;
     let mut writers = Vec::new();
     for number in 0..clients {
-        writers.push(Client::Pontoon {
-            directory: cluster.directory(number % NODES).await?,
-            version,
-            end: true,
-            opened: BTreeSet::new(),
-        });
+        let mut nodes = Vec::new();
+        for node in 0..NODES {
+            nodes.push(Writer::Pontoon(cluster.directory(node).await?, version));
+        }
+        writers.push(Client::new(nodes, number).ending());
     }
     let from = clock::now();
     let (_, seen) = load::closed(writers, from, from + span).await?;

@@ -7,12 +7,16 @@
 use super::folder::Folder;
 use super::process::Process;
 use super::{Error, NODES, wait_for};
-use crate::net::{Ports, TcpStream, dial, local};
+use crate::net::{OwnedReadHalf, OwnedWriteHalf, Ports, dial, local};
 use bytes::{Buf as _, Bytes, BytesMut};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 /// How long one answer may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -23,6 +27,9 @@ const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// The longest line and message that are read: answers are a few hundred bytes.
 const READ_MAX: usize = 1 << 20;
 
+/// Requests of one connection that wait to be written; then their callers wait.
+const QUEUE: usize = 1_024;
+
 /// The bucket.
 const BUCKET: &str = "bench";
 
@@ -31,6 +38,9 @@ const BUCKET: &str = "bench";
 pub struct Nats {
     processes: Vec<Process>,
     ports: Vec<u16>,
+    /// What runs the connections.
+    connections: Mutex<JoinSet<Result<(), Error>>>,
+    // Dropped last: the servers write into it.
     _folder: Folder,
 }
 
@@ -66,6 +76,7 @@ impl Nats {
         let mut cluster = Self {
             processes,
             ports,
+            connections: Mutex::default(),
             _folder: folder,
         };
         cluster.bucket().await?;
@@ -79,7 +90,11 @@ impl Nats {
 
     /// A client with a connection of its own to one server.
     pub async fn client(&self, server: usize) -> Result<Client, Error> {
-        Client::connect(self.ports[server]).await
+        let (client, running) = Client::connect(self.ports[server]).await?;
+        let connections = self.connections.lock();
+        let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
+        connections.spawn(running);
+        Ok(client)
     }
 
     /// Makes the bucket as `nats kv add --replicas 3` does, and waits for its replicas.
@@ -113,12 +128,11 @@ impl Nats {
     }
 
     async fn look(&self, config: &Value) -> Result<(), Error> {
-        let mut client = self.client(0).await?;
+        let client = self.client(0).await?;
         let create = format!("$JS.API.STREAM.CREATE.KV_{BUCKET}");
-        client.ask(&create, config.to_string().as_bytes()).await?;
-        let info = client
-            .ask(&format!("$JS.API.STREAM.INFO.KV_{BUCKET}"), b"")
-            .await?;
+        client.ask(create, config.to_string().into()).await?;
+        let info = format!("$JS.API.STREAM.INFO.KV_{BUCKET}");
+        let info = client.ask(info, Bytes::new()).await?;
         let replicas = info["cluster"]["replicas"].as_array();
         let current = replicas.into_iter().flatten();
         let current = current.filter(|replica| replica["current"] == true).count();
@@ -129,125 +143,209 @@ impl Nats {
     }
 }
 
-/// One client.
+/// A connection to one server, shared by its clones: each write has a reply subject of its own.
+#[derive(Clone, Debug)]
+pub struct Client(mpsc::Sender<Ask>);
+
+/// A message, and who waits for the answer.
 #[derive(Debug)]
-pub struct Client {
-    stream: TcpStream,
-    buffer: BytesMut,
-    inbox: String,
-    asked: u64,
+struct Ask {
+    subject: String,
+    payload: Bytes,
+    answer: oneshot::Sender<Bytes>,
 }
 
 impl Client {
-    async fn connect(port: u16) -> Result<Self, Error> {
-        let stream = dial(port).await.map_err(broken)?;
+    /// The client, and what must run for it to be answered; it ends with the last clone.
+    async fn connect(
+        port: u16,
+    ) -> Result<
+        (
+            Self,
+            impl Future<Output = Result<(), Error>> + Send + 'static,
+        ),
+        Error,
+    > {
+        let (read, mut write) = dial(port).await.map_err(broken)?.into_split();
         let inbox = format!("_INBOX.{:032x}", u128::from_le_bytes(super::random()?));
-        let mut client = Self {
-            stream,
-            buffer: BytesMut::new(),
+        let hello = json!({"verbose": false, "pedantic": false, "lang": "rust", "version": "1"});
+        let hello = format!("CONNECT {hello}\r\nSUB {inbox}.* 1\r\n");
+        write.write_all(hello.as_bytes()).await.map_err(broken)?;
+        let (asks, queue) = mpsc::channel(QUEUE);
+        let connection = Connection {
+            write,
+            queue,
             inbox,
             asked: 0,
+            waiting: BTreeMap::new(),
         };
-        let hello = json!({"verbose": false, "pedantic": false, "lang": "rust", "version": "1"});
-        let hello = format!("CONNECT {hello}\r\nSUB {}.* 1\r\n", client.inbox);
-        client
-            .stream
-            .write_all(hello.as_bytes())
-            .await
-            .map_err(broken)?;
-        Ok(client)
+        let lines = Lines {
+            read,
+            buffer: BytesMut::new(),
+        };
+        Ok((Self(asks), connection.run(lines)))
     }
 
     /// Writes a value; a quorum has it on disk when this returns.
-    pub async fn put(&mut self, key: &str, value: &Bytes) -> Result<(), Error> {
-        self.ask(&format!("$KV.{BUCKET}.{key}"), value).await?;
+    pub async fn put(&self, key: &str, value: &Bytes) -> Result<(), Error> {
+        let subject = format!("$KV.{BUCKET}.{key}");
+        self.ask(subject, value.clone()).await?;
         Ok(())
     }
 
     /// Publishes and waits for the answer, which is JSON.
-    async fn ask(&mut self, subject: &str, payload: &[u8]) -> Result<Value, Error> {
-        self.asked += 1;
-        let reply = format!("{}.{}", self.inbox, self.asked);
-        let mut message = BytesMut::with_capacity(payload.len() + 160);
-        let head = format!("PUB {subject} {reply} {}\r\n", payload.len());
-        message.extend_from_slice(head.as_bytes());
-        message.extend_from_slice(payload);
-        message.extend_from_slice(b"\r\n");
-        let exchange = async {
-            self.stream.write_all(&message).await.map_err(broken)?;
-            self.answer(&reply).await
+    async fn ask(&self, subject: String, payload: Bytes) -> Result<Value, Error> {
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask {
+            subject,
+            payload,
+            answer,
         };
-        let answer = tokio::time::timeout(WITHIN, exchange).await;
-        let answer = answer.map_err(|_| Error("no answer in time".to_owned()))??;
-        let answer: Value = serde_json::from_slice(&answer).map_err(|_| {
-            Error("the answer is not JSON: has JetStream no leader yet?".to_owned())
-        })?;
+        let closed = || Error("the connection is closed".to_owned());
+        self.0.send(ask).await.map_err(|_| closed())?;
+        let answered = tokio::time::timeout(WITHIN, answered).await;
+        let answer = answered.map_err(|_| Error("no answer in time".to_owned()))?;
+        let answer: Value = serde_json::from_slice(&answer.map_err(|_| closed())?)
+            .map_err(|_| Error("the answer is not JSON".to_owned()))?;
         match &answer["error"] {
             Value::Null => Ok(answer),
             error => Err(Error(error.to_string())),
         }
     }
+}
 
-    /// Reads until the message for this subject.
-    async fn answer(&mut self, subject: &str) -> Result<Bytes, Error> {
+/// The writing half of a connection, and who waits.
+struct Connection {
+    write: OwnedWriteHalf,
+    queue: mpsc::Receiver<Ask>,
+    inbox: String,
+    asked: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Bytes>>,
+}
+
+impl Connection {
+    async fn run(mut self, mut lines: Lines) -> Result<(), Error> {
+        let mut out = BytesMut::new();
         loop {
-            let line = self.line().await?;
-            let mut words = line.split(' ');
-            match words.next() {
-                Some("MSG") => {
-                    let to = words.next() == Some(subject);
-                    let length = words.next_back().and_then(|length| length.parse().ok());
-                    let length: usize =
-                        length.ok_or_else(|| Error(format!("malformed: {line}")))?;
-                    self.fill(length + 2).await?;
-                    let payload = self.buffer.split_to(length).freeze();
-                    self.buffer.advance(2);
-                    if to {
-                        return Ok(payload);
+            tokio::select! {
+                ask = self.queue.recv() => {
+                    let Some(ask) = ask else { return Ok(()) };
+                    self.encode(ask, &mut out);
+                    // What waits goes along.
+                    while let Ok(ask) = self.queue.try_recv() {
+                        self.encode(ask, &mut out);
+                    }
+                    self.write.write_all_buf(&mut out).await.map_err(broken)?;
+                }
+                // Cancelling it loses nothing: what was read stays in the buffer.
+                message = lines.message() => match message? {
+                    Message::Ping => self.write.write_all(b"PONG\r\n").await.map_err(broken)?,
+                    Message::To(number, payload) => {
+                        if let Some(answer) = self.waiting.remove(&number) {
+                            // Whoever asked may have given up.
+                            answer.send(payload).ok();
+                        }
                     }
                 }
-                Some("PING") => self.stream.write_all(b"PONG\r\n").await.map_err(broken)?,
-                Some("-ERR") => return Err(Error(line)),
-                _ => {}
             }
         }
     }
 
-    async fn line(&mut self) -> Result<String, Error> {
-        let mut looked = 0;
+    fn encode(&mut self, ask: Ask, out: &mut BytesMut) {
+        self.asked += 1;
+        let (subject, length) = (ask.subject, ask.payload.len());
+        let head = format!("PUB {subject} {}.{} {length}\r\n", self.inbox, self.asked);
+        out.extend_from_slice(head.as_bytes());
+        out.extend_from_slice(&ask.payload);
+        out.extend_from_slice(b"\r\n");
+        self.waiting.insert(self.asked, ask.answer);
+    }
+}
+
+/// What a server says that matters here.
+#[derive(Debug, PartialEq)]
+enum Message {
+    Ping,
+    /// An answer to the request of this number.
+    To(u64, Bytes),
+}
+
+/// The reading half of a connection.
+struct Lines {
+    read: OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+impl Lines {
+    async fn message(&mut self) -> Result<Message, Error> {
         loop {
-            let end = self.buffer[looked..]
-                .windows(2)
-                .position(|two| two == b"\r\n");
-            if let Some(end) = end {
-                let line = self.buffer.split_to(looked + end);
-                self.buffer.advance(2);
-                return Ok(String::from_utf8_lossy(&line).into_owned());
+            while let Some(message) = parse(&mut self.buffer)? {
+                if let Some(message) = message {
+                    return Ok(message);
+                }
             }
-            looked = self.buffer.len().saturating_sub(1);
-            self.fill(self.buffer.len() + 1).await?;
-        }
-    }
-
-    /// Reads until there are at least so many bytes.
-    async fn fill(&mut self, wanted: usize) -> Result<(), Error> {
-        if wanted > READ_MAX {
-            return Err(Error("a message is too long".to_owned()));
-        }
-        while self.buffer.len() < wanted {
-            let read = self
-                .stream
-                .read_buf(&mut self.buffer)
-                .await
-                .map_err(broken)?;
-            if read == 0 {
+            if self.buffer.len() > READ_MAX {
+                return Err(Error("a message is too long".to_owned()));
+            }
+            if self.read.read_buf(&mut self.buffer).await.map_err(broken)? == 0 {
                 return Err(Error("the server closed the connection".to_owned()));
             }
         }
-        Ok(())
+    }
+}
+
+/// Takes one message off the buffer, if it has a whole one; the inner option is empty for messages that
+/// don't matter.
+fn parse(buffer: &mut BytesMut) -> Result<Option<Option<Message>>, Error> {
+    let Some(end) = buffer.windows(2).position(|two| two == b"\r\n") else {
+        return Ok(None);
+    };
+    let line = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    let mut words = line.split(' ');
+    match words.next() {
+        Some("MSG") => {
+            let malformed = || Error(format!("malformed: {line}"));
+            let subject = words.next().ok_or_else(malformed)?;
+            let number = subject.rsplit('.').next();
+            let number = number.and_then(|word| word.parse().ok());
+            let length = words.next_back().and_then(|word| word.parse().ok());
+            let length: usize = length.ok_or_else(malformed)?;
+            if buffer.len() < end + 2 + length + 2 {
+                return Ok(None);
+            }
+            buffer.advance(end + 2);
+            let payload = buffer.split_to(length).freeze();
+            buffer.advance(2);
+            Ok(Some(number.map(|number| Message::To(number, payload))))
+        }
+        Some("-ERR") => Err(Error(line)),
+        word => {
+            let message = (word == Some("PING")).then_some(Message::Ping);
+            buffer.advance(end + 2);
+            Ok(Some(message))
+        }
     }
 }
 
 fn broken(error: std::io::Error) -> Error {
     Error(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_off_whole_and_the_rest_stays() {
+        let mut buffer = BytesMut::from(
+            "INFO {\"a\": 1}\r\nPING\r\nMSG _INBOX.a.17 1 4\r\nab\r\n\r\nMSG _INBOX.a.18 1 9\r\nab",
+        );
+        let mut next = || parse(&mut buffer).unwrap();
+        assert_eq!(next(), Some(None));
+        assert_eq!(next(), Some(Some(Message::Ping)));
+        let payload = Bytes::from_static(b"ab\r\n");
+        assert_eq!(next(), Some(Some(Message::To(17, payload))));
+        assert_eq!(next(), None);
+        assert!(parse(&mut BytesMut::from("-ERR 'no'\r\n")).is_err());
+    }
 }

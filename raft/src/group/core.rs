@@ -4,15 +4,15 @@
 //! commands and answers.
 
 use super::beat::Beats;
+use super::forward::Forwards;
 use super::machine::Replica;
-use super::network::{Transport, Unreachable};
+use super::network::Transport;
 use super::peer::Origin;
 use super::propose::{self, Outcome, Proposal};
 use super::read::Shared;
 use super::types::{Timing, TypeConfig};
 use crate::catalog::command::Pace;
 use crate::clock::{self, Instant};
-use crate::codec::{self, Role};
 use crate::member::node_of;
 use crate::store::snapshot::Snapshots;
 use crate::tasks::Loops;
@@ -70,6 +70,7 @@ pub(crate) struct Core {
     pub(crate) timing: Timing,
     pub(crate) pace: Pace,
     pub(crate) queue: mpsc::Sender<Proposal>,
+    pub(crate) forwards: Forwards,
     /// Who may know the leader, for a replica that nobody talks to yet.
     pub(crate) roster: Arc<ArcSwap<Vec<NodeId>>>,
     pub(crate) hint: Mutex<Option<Hint>>,
@@ -134,7 +135,12 @@ impl Core {
                 Some(node) if node == self.me => {
                     propose::propose(&self.queue, command.clone(), deadline).await
                 }
-                Some(node) => self.forward(node, &command, deadline).await,
+                Some(node) => {
+                    let deadline = clock::now() + self.attempt(deadline);
+                    self.forwards
+                        .forward(self, node, command.clone(), deadline)
+                        .await
+                }
                 None => Outcome::NotLeader(None),
             };
             match outcome {
@@ -155,57 +161,6 @@ impl Core {
             }
             self.pause(&mut wait).await;
             hops = HOPS;
-        }
-    }
-
-    /// One attempt at another node.
-    async fn forward(&self, node: NodeId, command: &Bytes, deadline: Instant) -> Outcome {
-        let within = self.attempt(deadline);
-        let Ok(record) = codec::frame(Role::Command, self.kind, 0, command) else {
-            return Outcome::Unavailable;
-        };
-        let request = pb::ProposeRequest {
-            envelope: Some(self.origin.envelope(0)),
-            commands: vec![record],
-            wait_ms: within.as_millis() as u64,
-            forward: false,
-        };
-        let sent = self.transport.propose(node, request, within);
-        match tokio::time::timeout(within, sent).await {
-            Err(_) => Outcome::Unknown,
-            Ok(Err(Unreachable { unsent: true, .. })) => {
-                self.learn(None);
-                Outcome::Unavailable
-            }
-            Ok(Err(Unreachable { unsent: false, .. })) => {
-                self.learn(None);
-                Outcome::Unknown
-            }
-            Ok(Ok(reply)) => self.read_reply(reply),
-        }
-    }
-
-    fn read_reply(&self, reply: pb::ProposeReply) -> Outcome {
-        match reply.refusal() {
-            pb::Refusal::Unspecified => {
-                let record = reply.replies.first();
-                let body =
-                    record.and_then(|record| codec::unframe(Role::Reply, self.kind, record).ok());
-                match body {
-                    Some((_, body)) => Outcome::Done {
-                        reply: body.to_vec(),
-                        index: reply.index,
-                    },
-                    None => Outcome::Unknown,
-                }
-            }
-            pb::Refusal::NotLeader => {
-                let leader = node_number(reply.leader_node);
-                self.learn(leader);
-                Outcome::NotLeader(leader)
-            }
-            pb::Refusal::Unavailable | pb::Refusal::Foreign => Outcome::Unavailable,
-            pb::Refusal::UnknownOutcome => Outcome::Unknown,
         }
     }
 

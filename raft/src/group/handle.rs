@@ -2,6 +2,7 @@
 
 use super::beat::{self, Beats, CONNECTED};
 use super::core::{self, Core};
+use super::forward::{self, Forwards};
 use super::log::GroupLog;
 use super::machine::{Published, Replica, Typed};
 use super::network::Transport;
@@ -506,6 +507,7 @@ fn assemble<M: Machine>(
         tick,
         setup.format,
     );
+    let (forwards, forwarded) = Forwards::new();
     let mut running = Vec::new();
     let core = Arc::new_cyclic(|core| {
         let ((confirm, confirming), (reads, reading)) =
@@ -524,6 +526,7 @@ fn assemble<M: Machine>(
             timing: setup.timing,
             pace: setup.pace,
             queue,
+            forwards,
             roster: setup.roster,
             hint: Mutex::default(),
             beats: beats.clone(),
@@ -538,6 +541,8 @@ fn assemble<M: Machine>(
         core.loops.spawn(run);
     }
     core.loops.spawn(proposer.run());
+    core.loops
+        .spawn(forward::run(Arc::downgrade(&core), forwarded));
     core.loops.spawn(beat::run(Arc::downgrade(&core)));
     core
 }

@@ -28,10 +28,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 pub(crate) const QUEUE: usize = 4096;
 
 /// Commands per entry: no entry may hold up apply for long.
-const COMMANDS_MAX: usize = 256;
+pub(super) const COMMANDS_MAX: usize = 256;
 
 /// Bytes of commands per entry.
-const BYTES_MAX: usize = 512 * 1024;
+pub(super) const BYTES_MAX: usize = 512 * 1024;
 
 /// Entries of this loop in flight. One would leave the disk idle during a round trip; many would
 /// make entries of single commands out of a burst.
@@ -66,9 +66,55 @@ pub(crate) enum Outcome {
 
 /// One command on its way.
 pub(crate) struct Proposal {
-    command: Bytes,
+    pub(super) command: Bytes,
     ticket: Arc<Ticket>,
     answer: oneshot::Sender<Outcome>,
+}
+
+/// Whoever waits for the outcome of a [`Proposal`].
+pub(crate) struct Pending {
+    ticket: Arc<Ticket>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Proposal {
+    pub(super) fn new(command: Bytes) -> (Self, Pending) {
+        let (answer, outcome) = oneshot::channel();
+        let ticket = Arc::new(Ticket::default());
+        let pending = Pending {
+            ticket: ticket.clone(),
+            outcome,
+        };
+        let proposal = Self {
+            command,
+            ticket,
+            answer,
+        };
+        (proposal, pending)
+    }
+
+    /// False when it was given up before. From here on its outcome is unknown until it is answered.
+    pub(super) fn sets_out(&self) -> bool {
+        self.ticket.settle(Ticket::PROPOSED)
+    }
+
+    pub(super) fn answer(self, outcome: Outcome) {
+        // Nobody may wait any more.
+        self.answer.send(outcome).ok();
+    }
+}
+
+impl Pending {
+    /// The outcome, or what can be said of it at the deadline.
+    pub(super) async fn outcome(self, deadline: Instant) -> Outcome {
+        match tokio::time::timeout_at(deadline, self.outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // Whoever had it went away, or the deadline came: unknown unless it surely was not
+            // proposed.
+            Ok(Err(_)) | Err(_) if self.ticket.settle(Ticket::GIVEN_UP) => Outcome::Unavailable,
+            _ => Outcome::Unknown,
+        }
+    }
 }
 
 /// Whether a command was proposed or given up first; one of the two happens, never both.
@@ -92,22 +138,11 @@ pub(crate) async fn propose(
     command: Bytes,
     deadline: Instant,
 ) -> Outcome {
-    let (answer, outcome) = oneshot::channel();
-    let ticket = Arc::new(Ticket::default());
-    let proposal = Proposal {
-        command,
-        ticket: ticket.clone(),
-        answer,
-    };
+    let (proposal, pending) = Proposal::new(command);
     if queue.try_send(proposal).is_err() {
         return Outcome::Unavailable;
     }
-    match tokio::time::timeout_at(deadline, outcome).await {
-        Ok(Ok(outcome)) => outcome,
-        // The proposer went away, or the deadline came: unknown unless it surely was not proposed.
-        Ok(Err(_)) | Err(_) if ticket.settle(Ticket::GIVEN_UP) => Outcome::Unavailable,
-        _ => Outcome::Unknown,
-    }
+    pending.outcome(deadline).await
 }
 
 /// Stamps entries with the state clock.
@@ -253,7 +288,7 @@ impl Proposer {
                         batch.push(proposal);
                     }
                     for proposal in batch {
-                        proposal.answer.send(Outcome::NotLeader(hint)).ok();
+                        proposal.answer(Outcome::NotLeader(hint));
                     }
                     return;
                 }
@@ -271,7 +306,7 @@ impl Proposer {
             bytes += proposal.command.len();
             batch.push(proposal);
         }
-        batch.retain(|proposal| proposal.ticket.settle(Ticket::PROPOSED));
+        batch.retain(Proposal::sets_out);
         if batch.is_empty() {
             return;
         }
@@ -323,7 +358,7 @@ fn settle(
                 return answer_all(batch, &Outcome::Unknown);
             }
             for (proposal, reply) in batch.into_iter().zip(replies) {
-                proposal.answer.send(Outcome::Done { reply, index }).ok();
+                proposal.answer(Outcome::Done { reply, index });
             }
         }
         Some(Err(ClientWriteError::ForwardToLeader(forward))) => {
@@ -333,9 +368,9 @@ fn settle(
     }
 }
 
-fn answer_all(batch: Vec<Proposal>, outcome: &Outcome) {
+pub(super) fn answer_all(batch: Vec<Proposal>, outcome: &Outcome) {
     for proposal in batch {
-        proposal.answer.send(outcome.clone()).ok();
+        proposal.answer(outcome.clone());
     }
 }
 

@@ -26,7 +26,7 @@ use pontoon_raft::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU16;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -44,6 +44,8 @@ pub struct Net {
     nodes: Mutex<BTreeMap<NodeId, End>>,
     /// (from, to) pairs over which nothing goes.
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// How many messages with forwarded commands set out.
+    forwarded: AtomicUsize,
 }
 
 impl Net {
@@ -73,6 +75,11 @@ impl Net {
         } else {
             cuts.remove(&(from, to));
         }
+    }
+
+    /// How many messages with forwarded commands set out so far.
+    pub fn forwarded(&self) -> usize {
+        self.forwarded.load(Ordering::Relaxed)
     }
 
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
@@ -214,6 +221,7 @@ impl Transport for Port {
         request: pb::ProposeRequest,
         within: Duration,
     ) -> BoxFuture<'static, Result<pb::ProposeReply, Unreachable>> {
+        self.net.forwarded.fetch_add(1, Ordering::Relaxed);
         self.carry(to, within, |node| async move {
             Ok(at!(node, serve_propose(request)))
         })
@@ -320,6 +328,11 @@ impl World {
         let running = self.nodes.remove(&NodeId(node)).unwrap();
         running.registry.stop().await;
         running.store.close().await;
+    }
+
+    /// What a node serves to others.
+    pub fn registry(&self, node: u32) -> Arc<Registry> {
+        self.nodes[&NodeId(node)].registry.clone()
     }
 
     pub fn group(&self, node: u32) -> Group<Ledger> {
