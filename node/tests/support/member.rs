@@ -8,7 +8,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sha2::Digest as _;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -99,6 +100,7 @@ impl Settings {
             admin: self.address("admin"),
             client: self.address("client"),
             peer: self.address("peer"),
+            ops: self.address("ops"),
         }
     }
 }
@@ -160,6 +162,7 @@ pub struct Member {
     pub admin: String,
     pub client: String,
     pub peer: String,
+    pub ops: String,
 }
 
 impl Member {
@@ -212,6 +215,23 @@ impl Member {
         let last = output.lines().last().unwrap_or_default().to_owned();
         assert!(last.starts_with("pontoon"), "{output}");
         last
+    }
+
+    /// A page of its ops port; `None` when it doesn't answer as fast as probes want it.
+    pub fn page(&self, path: &str) -> Option<(u16, String)> {
+        let within = Duration::from_secs(2);
+        let address = self.ops.parse().expect("an address");
+        let mut stream = TcpStream::connect_timeout(&address, within).ok()?;
+        stream.set_read_timeout(Some(within)).ok()?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            self.ops
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer))
     }
 
     /// Kills it.
