@@ -19,7 +19,7 @@ const STORM: usize = 64;
 
 /// How many times the leader is killed in a storm; forty by hand: PONTOON_STORMS=40.
 fn storms() -> usize {
-    std::env::var("PONTOON_STORMS").map_or(3, |text| text.parse().expect("a number"))
+    std::env::var("PONTOON_STORMS").map_or(2, |text| text.parse().expect("a number"))
 }
 
 /// The leader of a group as a node sees it.
@@ -206,11 +206,11 @@ fn s_2_h_10_an_entry_node_that_stops_for_12_s_enters_its_streams_again_before_th
     assert_eq!(session()["state"], "bound");
     // Beyond every hold that can have begun meanwhile.
     let mut number = 0;
-    wait::until(Duration::from_secs(60), "35 s are over", || {
+    wait::until(Duration::from_secs(60), "25 s are over", || {
         number += 1;
         let answer = exchange(&format!("more {number}")).wait();
         assert_eq!(answer["message"], format!("echo more {number}"), "{answer}");
-        (stopped.elapsed() >= Duration::from_secs(35)).then_some(())
+        (stopped.elapsed() >= Duration::from_secs(25)).then_some(())
     });
     assert_eq!(session()["entered_at"], json!(["us-west-2"]));
     client.connect("elsewhere", &cluster.ready().node("us-east-1").client);
