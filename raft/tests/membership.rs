@@ -1,7 +1,8 @@
 //! Memberships that change while a cluster works: nodes join, leave, die, lose their disks.
 #![expect(
     clippy::unwrap_used,
-    reason = "a test that cannot set its scene up has failed"
+    clippy::disallowed_methods,
+    reason = "a test that cannot set its scene up has failed, and one measures the machine's time"
 )]
 
 mod world;
@@ -204,6 +205,38 @@ async fn h_28_survival_changes_while_opens_run_and_nothing_is_lost() {
     let spread = place("a: voters are node-1, node-4, node-5");
     let spread = spread.or_else(|| place("a: voters are node-1, node-2, node-4"));
     assert!(spread.is_some_and(|spread| spread > long), "{audit:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s_3_a_learner_three_heartbeats_away_keeps_up_and_disturbs_nobody() {
+    let mut nodes = Nodes::new(&["a", "a", "a", "b"]);
+    nodes.survive = Survive::Zone;
+    let far = Duration::from_millis(75);
+    nodes.net.far(NodeId(4), far);
+    let nodes = nodes.all_up().await;
+    nodes.voters(1, &[1, 2, 3]).await;
+    let term = nodes.group(1, 1).status().term;
+    let started = std::time::Instant::now();
+    let mut last = None;
+    for seed in 0..100 {
+        last = Some(nodes.mark(1, 1, seed).await);
+    }
+    let took = started.elapsed();
+    assert!(took < 100 * far, "no write waits for the learner: {took:?}");
+    let last = last.unwrap();
+    let learner = nodes.group(4, 1);
+    eventually("the learner has the last write", || async {
+        learner.state().ended(last).map(|_| ())
+    })
+    .await;
+    let behind = started.elapsed() - took;
+    assert!(behind < Duration::from_secs(2), "{behind:?} behind");
+    assert_eq!(
+        nodes.group(1, 1).status().term,
+        term,
+        "nobody stood for election"
+    );
+    assert!(learner.connected());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -235,6 +235,13 @@ async fn answer(
         || Status::unavailable("the catalog has no leader that this node reaches at present");
     let catalog = cluster.catalog().read(WITHIN).await;
     let catalog = catalog.map_err(|_| unavailable())?;
+    // Until the first regions are born their names and numbers are spoken for (H-3).
+    let born = |name: &str| catalog.all_regions().any(|region| region.name == name);
+    if !config.members.iter().all(|member| born(&member.region)) {
+        return Err(Status::unavailable(
+            "the cluster's first regions are being born",
+        ));
+    }
     if let Some(known) = catalog.node_by_name(&request.name)
         && known.folder != folder
         && is_alive(known, cluster, peers).await

@@ -46,6 +46,8 @@ pub struct Net {
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
     /// How many messages with forwarded commands set out.
     forwarded: AtomicUsize,
+    /// How long everything from or to a node takes, one way.
+    far: Mutex<BTreeMap<NodeId, Duration>>,
 }
 
 impl Net {
@@ -80,6 +82,22 @@ impl Net {
     /// How many messages with forwarded commands set out so far.
     pub fn forwarded(&self) -> usize {
         self.forwarded.load(Ordering::Relaxed)
+    }
+
+    /// Puts a node far away: every message from or to it takes so long.
+    pub fn far(&self, node: NodeId, one_way: Duration) {
+        self.far.lock().unwrap().insert(node, one_way);
+    }
+
+    /// Waits for as long as a message takes.
+    async fn travel(&self, from: NodeId, to: NodeId) {
+        let one_way = {
+            let far = self.far.lock().unwrap();
+            far.get(&from).max(far.get(&to)).copied()
+        };
+        if let Some(one_way) = one_way {
+            tokio::time::sleep(one_way).await;
+        }
     }
 
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
@@ -130,7 +148,13 @@ impl Port {
         let (from, net) = (self.from, self.net.clone());
         async move {
             let registry = net.reach(from, to)?;
-            let served = tokio::time::timeout(within, serve(registry)).await;
+            let exchange = async {
+                net.travel(from, to).await;
+                let answer = serve(registry).await;
+                net.travel(to, from).await;
+                answer
+            };
+            let served = tokio::time::timeout(within, exchange).await;
             if net.is_cut(to, from) {
                 return Err(lost(to, "the answer is lost", false));
             }
@@ -176,17 +200,34 @@ impl Transport for Port {
         Result<BoxStream<'static, Result<pb::AppendReply, Unreachable>>, Unreachable>,
     > {
         let (from, net) = (self.from, self.net.clone());
-        let out = net.clone();
+        let (out, road) = (net.clone(), net.clone());
         let requests = requests
             .take_while(move |_| futures::future::ready(!out.is_cut(from, to)))
+            .map(move |request| {
+                let road = road.clone();
+                async move {
+                    road.travel(from, to).await;
+                    request
+                }
+            })
+            // A long road, not a narrow one: what was sent later doesn't wait for what was sent before.
+            .buffered(1024)
             .boxed();
         let opened = self.carry(to, within, |node| async move {
             at!(node, serve_append(requests))
         });
         async move {
             let replies = opened.await?;
+            let road = net.clone();
             let replies = replies
-                .map(Ok)
+                .map(move |reply| {
+                    let road = road.clone();
+                    async move {
+                        road.travel(to, from).await;
+                        Ok(reply)
+                    }
+                })
+                .buffered(1024)
                 .take_while(move |_| futures::future::ready(!net.is_cut(to, from)));
             Ok(replies.boxed())
         }
