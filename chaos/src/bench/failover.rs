@@ -270,7 +270,7 @@ fn goals(rows: &[Row], changes: &[steady::Changes]) -> Vec<Goal> {
     goals.extend(changes.iter().map(|changes| Goal {
         id: "P-11",
         what: format!(
-            "leader changes in {} minutes, {} clients",
+            "leader changes in {} min, {} clients",
             changes.minutes, changes.clients
         ),
         value: changes.changes as f64,
@@ -297,11 +297,14 @@ impl Figures {
             })
             .collect();
         let heads = ["system", "kills", "min ms", "median ms", "p90 ms", "max ms"];
+        let outages = match rows.is_empty() {
+            true => String::new(),
+            false => report::table(&heads, &rows) + "\n",
+        };
         format!(
-            "{}, {}\n\n{}\n{}",
+            "{}, {}\n\n{outages}{}",
             self.date,
             self.machine,
-            report::table(&heads, &rows),
             report::goals(&self.goals),
         )
     }
