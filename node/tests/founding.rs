@@ -64,7 +64,6 @@ fn life(asked: &Member, name: &str) -> u64 {
 }
 
 #[test]
-#[ignore = "a node that is admitted before the first regions are born takes the number of another region"]
 fn h_2_nothing_is_born_while_a_first_member_is_missing_and_a_disk_lost_before_does_no_harm() {
     let _alone = alone();
     let folder = folder();
@@ -110,7 +109,6 @@ fn h_2_nothing_is_born_while_a_first_member_is_missing_and_a_disk_lost_before_do
 }
 
 #[test]
-#[ignore = "a first boot does not say why a first member was not met"]
 fn h_2_a_list_of_other_first_members_is_another_cluster() {
     let _alone = alone();
     let folder = folder();
@@ -133,7 +131,6 @@ fn h_2_a_list_of_other_first_members_is_another_cluster() {
 }
 
 #[test]
-#[ignore = "the ops port accepts connections and answers nothing before a node has its number"]
 fn o_liv_1_a_node_that_waits_for_the_first_members_is_alive_and_says_why_it_is_not_ready() {
     let _alone = alone();
     let folder = folder();

@@ -260,7 +260,6 @@ fn a_silent_nodes_places_are_given_to_others_and_it_is_welcome_when_it_comes_bac
 }
 
 #[test]
-#[ignore = "appends to a node that is gone are tried again at once and logged each time"]
 fn a_node_that_is_gone_costs_the_others_a_few_lines_of_log() {
     let _alone = alone();
     let cluster = Cluster::start();

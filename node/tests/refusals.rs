@@ -99,7 +99,6 @@ fn o_cfg_1_verbs_that_cannot_be_carried_out_say_what_to_do_and_a_dry_run_says_so
 }
 
 #[test]
-#[ignore = "a dry run of `node remove` and `region remove` does not ask the catalog whether it would refuse"]
 fn a_dry_run_refuses_what_the_real_one_refuses() {
     let _alone = alone();
     let folder = cluster::folder();
@@ -226,7 +225,6 @@ fn a_name_that_is_unknown_taken_or_of_another_region_is_refused_and_so_is_a_wron
 }
 
 #[test]
-#[ignore = "the refusal names the region of the name's node by its number"]
 fn a_name_that_belongs_to_another_region_is_refused_also_once_its_node_is_gone() {
     let _alone = alone();
     let folder = cluster::folder();
@@ -294,7 +292,6 @@ fn of_two_processes_with_copies_of_one_data_folder_the_second_is_refused() {
 }
 
 #[test]
-#[ignore = "a node with an old data folder begins one life after the other, and never ends"]
 fn a_folder_whose_name_came_back_with_another_one_is_out_of_date() {
     let _alone = alone();
     let folder = cluster::folder();
@@ -405,7 +402,6 @@ fn h_24_a_removed_node_stays_out_and_a_regions_number_is_not_used_again() {
 }
 
 #[test]
-#[ignore = "a node that reads of its removal ends at once, and a group of two voters then has no quorum"]
 fn nodes_that_are_removed_one_after_the_other_while_they_run_take_no_quorum_with_them() {
     let _alone = alone();
     let cluster = Cluster::start();

@@ -17,14 +17,12 @@ impl Context {
     ) -> Result<Response<pb::Node>, Status> {
         let node = self.node_named(&request.name)?;
         let id = node.at.node;
-        let mut written = Written::default();
-        if !request.dry_run {
-            let command = Command::RemoveNode {
-                node: id,
-                actor: caller.actor,
-            };
-            written = self.write(command, &request.name).await?;
-        }
+        let command = Command::RemoveNode {
+            node: id,
+            actor: caller.actor,
+        };
+        let written = self.carry_out(command, &request.name, request.dry_run);
+        let written = written.await?;
         let catalog = self.catalog();
         let node = catalog.node(id).unwrap_or(&node).clone();
         Ok(written.with(self.show_node(&catalog, &node)))
@@ -103,14 +101,12 @@ impl Context {
         caller: Caller,
         request: pb::SetAutopilotRequest,
     ) -> Result<Response<pb::Cluster>, Status> {
-        let mut written = Written::default();
-        if !request.dry_run {
-            let command = Command::SetAutopilot {
-                on: request.on,
-                actor: caller.actor,
-            };
-            written = self.write(command, "the setting").await?;
-        }
+        let command = Command::SetAutopilot {
+            on: request.on,
+            actor: caller.actor,
+        };
+        let written = self.carry_out(command, "the setting", request.dry_run);
+        let written = written.await?;
         Ok(written.with(self.show_cluster()))
     }
 
@@ -134,16 +130,27 @@ impl Context {
         }
     }
 
+    /// Writes, or only says whether that would be refused.
+    async fn carry_out(
+        &self,
+        command: Command,
+        what: &str,
+        dry_run: bool,
+    ) -> Result<Written, Status> {
+        if dry_run {
+            self.rehearse(command)?;
+            return Ok(Written::default());
+        }
+        self.write(command, what).await
+    }
+
     async fn change_region(
         &self,
         command: Command,
         region: &Arc<Region>,
         dry_run: bool,
     ) -> Result<Response<pb::Region>, Status> {
-        let mut written = Written::default();
-        if !dry_run {
-            written = self.write(command, &region.name).await?;
-        }
+        let written = self.carry_out(command, &region.name, dry_run).await?;
         let catalog = self.catalog();
         let region = catalog.region(region.number).unwrap_or(region);
         Ok(written.with(view::region(&catalog, region)))

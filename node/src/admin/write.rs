@@ -9,10 +9,12 @@ use pontoon_proto::admin as pb;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, KeyId, RequestId, TenantId, VersionId};
 use pontoon_proto::key::{self, KeyClass};
+use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{
     Command, Function, Key, KeyKind, Pin, Reply, Role, Tenant, Version, VersionPolicy, VersionState,
 };
 use pontoon_raft::group::ProposeError;
+use pontoon_raft::machine::Machine as _;
 use std::time::Duration;
 use tonic::{Response, Status};
 
@@ -202,16 +204,7 @@ impl Context {
                  for it in the list before you try again"
             )),
         })?;
-        match proposed.reply {
-            Reply::Done => {}
-            Reply::Conflict(text) => return Err(Status::already_exists(text)),
-            Reply::NotFound(text) => return Err(Status::not_found(text)),
-            Reply::Invalid(text) => return Err(Status::invalid_argument(text)),
-            Reply::Refused(text) => return Err(Status::failed_precondition(text)),
-            Reply::Stale | Reply::Admitted { .. } => {
-                return Err(Status::internal("the catalog answered something else"));
-            }
-        }
+        judge(proposed.reply)?;
         // It is committed; that a replica lags is no failure of the verb.
         let (own, others) = tokio::join!(
             group.applied_at_least(proposed.index, SPREAD_WAIT),
@@ -222,6 +215,13 @@ impl Context {
             laggards.push(self.peers.me().name.clone());
         }
         Ok(Written { laggards })
+    }
+
+    /// Says what the catalog would answer, as far as this node's replica knows, and writes nothing.
+    pub(super) fn rehearse(&self, command: Command) -> Result<(), Status> {
+        let mut catalog = Catalog::clone(&self.catalog());
+        let (now, mut effects) = (catalog.clock(), Vec::new());
+        judge(catalog.apply(0, now, command, &mut effects))
     }
 
     /// The nodes that have not applied the catalog's log up to an index when the wait is over. One
@@ -246,6 +246,20 @@ impl Context {
         let late = join_all(asked).await.into_iter().flatten();
         let catalog = self.catalog();
         late.map(|node| view::node_name(&catalog, node)).collect()
+    }
+}
+
+/// What an answer of the catalog means to an operator.
+fn judge(reply: Reply) -> Result<(), Status> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Conflict(text) => Err(Status::already_exists(text)),
+        Reply::NotFound(text) => Err(Status::not_found(text)),
+        Reply::Invalid(text) => Err(Status::invalid_argument(text)),
+        Reply::Refused(text) => Err(Status::failed_precondition(text)),
+        Reply::Stale | Reply::Admitted { .. } => {
+            Err(Status::internal("the catalog answered something else"))
+        }
     }
 }
 

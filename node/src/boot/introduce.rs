@@ -22,12 +22,21 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// says why, and what to do.
 pub(super) async fn keep(config: Arc<Config>, cluster: Cluster, peers: Peers) -> String {
     let mut known: Option<NodeBoot> = None;
+    let mut leaving = false;
     loop {
         let at = cluster.at();
         peers.set_boot(at.boot);
         let state = cluster.catalog().state();
         if let Some(why) = expelled(&state, &config, &cluster) {
-            return why;
+            // A group that still counts on this node's vote may have no quorum without it.
+            if !is_removed(&state, &cluster) || !votes(&cluster) {
+                return why;
+            }
+            if !std::mem::replace(&mut leaving, true) {
+                tracing::warn!("this node was removed: it ends when no group counts on its vote");
+            }
+            tokio::time::sleep(FOLLOW_CATALOG).await;
+            continue;
         }
         if known != Some(at) {
             match announce(&state, &config, &cluster, at).await {
@@ -39,6 +48,21 @@ pub(super) async fn keep(config: Arc<Config>, cluster: Cluster, peers: Peers) ->
         peers.set_places(places(&state, &config));
         tokio::time::sleep(FOLLOW_CATALOG).await;
     }
+}
+
+fn is_removed(state: &Catalog, cluster: &Cluster) -> bool {
+    let node = state.node(cluster.at().node);
+    node.is_some_and(|node| node.standing == Standing::Removed)
+}
+
+/// Whether any group has this node as a voter.
+fn votes(cluster: &Cluster) -> bool {
+    let me = cluster.at().node;
+    let regions = cluster.regions();
+    let voting = regions.iter().map(|(_, group)| group.status().voters);
+    voting
+        .chain([cluster.catalog().status().voters])
+        .any(|voters| voters.contains(&me))
 }
 
 /// Whether the catalog says that this folder's time is over.
@@ -53,14 +77,17 @@ fn expelled(state: &Catalog, config: &Config, cluster: &Cluster) -> Option<Strin
             config.name
         ));
     }
-    (node.life > life || node.life == life && node.folder != identity.folder()).then(|| {
-        format!(
-            "node {} came back with another data folder: this one ({}) is out of date; give this \
-             process an empty one and a name of its own",
-            config.name,
-            identity.dir().display()
-        )
-    })
+    let other = node.life == life && node.folder != identity.folder();
+    (node.life > life || other).then(|| out_of_date(config, cluster))
+}
+
+fn out_of_date(config: &Config, cluster: &Cluster) -> String {
+    format!(
+        "node {} came back with another data folder, or a copy of this one is in use: this one ({}) \
+         is out of date; give this process an empty one and a name of its own",
+        config.name,
+        cluster.identity().dir().display()
+    )
 }
 
 /// Writes the record once; whether it stands.
@@ -95,7 +122,8 @@ async fn announce(
         Ok(Reply::Refused(why) | Reply::Conflict(why) | Reply::Invalid(why)) => {
             Err(format!("the catalog refuses this node: {why}"))
         }
-        // A later boot of this process is on its way, or the state above says more next time.
+        // The catalog knows a later boot of this name, and it is not one of this process's.
+        Ok(Reply::Stale) if cluster.at() == at => Err(out_of_date(config, cluster)),
         Ok(reply) => {
             tracing::debug!(?reply, "this node is not in the catalog yet");
             Ok(false)

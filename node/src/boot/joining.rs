@@ -8,9 +8,11 @@
 use super::Error;
 use crate::config::Config;
 use crate::net::TcpListener;
+use crate::ops::metrics::Metrics;
+use crate::ops::ready::Facts;
 use crate::peer::{self, Handlers, Peers};
 use crate::tasks::{self, Kind};
-use crate::{clock, net};
+use crate::{clock, net, ops, tunnel};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use pontoon_proto::id::NodeId;
@@ -35,18 +37,25 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often it is said what a fresh node waits for.
 const SAY: Duration = Duration::from_secs(5);
 
-/// Gives a fresh folder its number and its life; at once when it has both. Gives the listener back.
+/// Gives a fresh folder its number and its life; at once when it has both. Gives the listeners, of
+/// peers and of ops, back.
 pub(super) async fn settle(
     config: &Config,
     identity: &Arc<Identity>,
     peers: Peers,
-    listener: TcpListener,
-) -> Result<TcpListener, Error> {
+    listeners: (TcpListener, TcpListener),
+) -> Result<(TcpListener, TcpListener), Error> {
     if identity.settled().is_some() {
-        return Ok(listener);
+        return Ok(listeners);
     }
-    let (listener, shared) = net::share(listener)
-        .map_err(|error| Error::Start(format!("the peer listener can't be shared: {error}")))?;
+    let share = |listener| {
+        net::share(listener)
+            .map_err(|error| Error::Start(format!("a listener can't be shared: {error}")))
+    };
+    let (listener, shared) = share(listeners.0)?;
+    let (ops, probed) = share(listeners.1)?;
+    let probes = crate::ops::serve(probed, waiting());
+    let probes = tasks::spawn(Kind::Worker, "probes of a fresh node", probes);
     let stop = CancellationToken::new();
     let serving = peer::serve(shared, peers.clone(), None, fresh(identity), stop.clone());
     let serving = tasks::spawn(Kind::Worker, "greetings", async move {
@@ -64,7 +73,21 @@ pub(super) async fn settle(
     }
     stop.cancel();
     serving.await.ok();
-    Ok(listener)
+    probes.abort();
+    Ok((listener, ops))
+}
+
+/// What the ops port says while the folder is fresh: alive, and not ready.
+fn waiting() -> ops::Sources {
+    ops::Sources {
+        alive: Arc::new(|| Ok(())),
+        facts: Arc::new(Facts::default),
+        metrics: Arc::new(Metrics::new(
+            &tunnel::close::labels(),
+            &tunnel::close::CODES,
+        )),
+        certificates: Arc::new(|| None),
+    }
 }
 
 /// Asks the other first members until they vouch for this folder, or say that they can't.
@@ -76,6 +99,7 @@ async fn found(
 ) -> Result<bool, Error> {
     let members = config.members.len();
     let mut verdicts: BTreeMap<NodeId, Verdict> = BTreeMap::new();
+    let mut causes: BTreeMap<NodeId, String> = BTreeMap::new();
     let mut said = clock::now();
     loop {
         let known: Vec<Verdict> = verdicts.values().copied().collect();
@@ -101,15 +125,25 @@ async fn found(
             .iter()
             .map(|node| peers.greet(*node, number, identity.folder(), WITHIN));
         for (node, answer) in missing.iter().zip(join_all(asked).await) {
-            if let Ok(Some(verdict)) = answer {
-                verdicts.insert(*node, verdict);
+            match answer {
+                Ok(Some(verdict)) => {
+                    verdicts.insert(*node, verdict);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    causes.insert(*node, error.cause);
+                }
             }
         }
         if said.elapsed() >= SAY {
             said = clock::now();
             let names = missing.iter().filter(|node| !verdicts.contains_key(node));
-            let names = names.filter_map(|node| config.members.get(node.0 as usize - 1));
-            let names: Vec<&str> = names.map(|member| member.name.as_str()).collect();
+            let names = names.filter_map(|node| {
+                let member = config.members.get(node.0 as usize - 1)?;
+                let cause = causes.get(node).map_or("not asked yet", String::as_str);
+                Some(format!("{} ({cause})", member.name))
+            });
+            let names: Vec<String> = names.collect();
             tracing::info!(
                 "a first boot: waiting for more of the first members; not met yet: {}",
                 names.join(", ")

@@ -174,8 +174,13 @@ async fn serve(config: Arc<Config>, tls: Option<Tls>, listeners: Listeners) -> R
         tasks::spawn(Kind::Worker, "certificates", reload::follow(tls.clone()));
     }
     let asking = peers(&config, &identity, tls.clone());
-    let peer = joining::settle(&config, &identity, asking, listeners.peer).await?;
-    let listeners = Listeners { peer, ..listeners };
+    let fresh = (listeners.peer, listeners.ops);
+    let (peer, ops) = joining::settle(&config, &identity, asking, fresh).await?;
+    let listeners = Listeners {
+        peer,
+        ops,
+        ..listeners
+    };
     let at = identity.at();
     tracing::info!(node = %config.name, number = at.node.0, boot = at.boot, region = %config.region, "starting");
     let peers = peers(&config, &identity, tls);

@@ -37,6 +37,10 @@ const LAN_MAX: Duration = Duration::from_millis(25);
 /// Beyond this the short timing is unsafe to keep; between the two it stays as it is.
 const LAN_LIMIT: Duration = Duration::from_millis(30);
 
+/// How long a leader leads before it shortens a timing. A change of timing ends with a change of
+/// leaders, so on a busy machine, whose round trips jump, the two can't follow each other faster.
+const SHORTEN_AFTER: Duration = Duration::from_secs(10);
+
 /// How long a step's line in the audit trail may take; it is not waited for twice.
 const NOTE: Duration = Duration::from_secs(5);
 
@@ -72,9 +76,12 @@ pub(crate) async fn step<M: Machine>(group: &Group<M>, scene: &Scene<'_>) {
         return;
     }
     let state = scene.catalog.state();
-    let Some(view) = see(group, &members, &state, scene) else {
+    let Some(mut view) = see(group, &members, &state, scene) else {
         return;
     };
+    if led.is_some_and(|led| led < SHORTEN_AFTER) && view.fitting == Some(Pace::Lan) {
+        view.fitting = None;
+    }
     let step = plan::next(&view).filter(|_| state.settings().autopilot);
     let turn = match step {
         Some(Step::Turn(node)) => Some(node),

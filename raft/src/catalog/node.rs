@@ -55,10 +55,12 @@ impl Catalog {
                 .region(known.region)
                 .is_none_or(|home| home.name != region)
             {
+                let home = self.region(known.region);
+                let home = home.map_or_else(|| known.region.to_string(), |home| home.name.clone());
                 return Err(Reply::Conflict(format!(
-                    "node {} belongs to region {}, not to {region}: correct its region, or give it \
-                     a name of its own",
-                    node.name, known.region
+                    "node {} belongs to region {home}, not to {region}: correct its region, or give \
+                     it a name of its own",
+                    node.name
                 )));
             }
             if known.folder == folder {

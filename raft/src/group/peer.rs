@@ -167,15 +167,23 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let sent = Arc::new(AtomicU64::new(0));
         let mut envelope = self.envelope();
         let count = sent.clone();
-        // An entry that can't be framed was never appended, so the stream never ends here early.
-        let requests = input.map(move |rpc| {
-            count.fetch_add(1, Ordering::Relaxed);
-            pb_append(rpc, envelope.take())
-        });
-        let requests = requests.take_while(|request| futures::future::ready(request.is_some()));
-        let requests = requests.filter_map(futures::future::ready).boxed();
-        let opened = self.peers.transport.append(self.node, requests, within);
+        let (transport, node) = (self.peers.transport.clone(), self.node);
+        let mut input = input;
         async move {
+            // The pause after a failure is in the input: nobody is dialed before there is something
+            // to send.
+            let Some(first) = input.next().await else {
+                return Ok(futures::stream::empty().boxed());
+            };
+            let input = futures::stream::iter([first]).chain(input);
+            // An entry that can't be framed was never appended, so the stream never ends here early.
+            let requests = input.map(move |rpc| {
+                count.fetch_add(1, Ordering::Relaxed);
+                pb_append(rpc, envelope.take())
+            });
+            let requests = requests.take_while(|request| futures::future::ready(request.is_some()));
+            let requests = requests.filter_map(futures::future::ready).boxed();
+            let opened = transport.append(node, requests, within);
             let replies = opened.await.map_err(unreachable)?;
             let progress = Progress {
                 replies,

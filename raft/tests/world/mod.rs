@@ -36,7 +36,7 @@ pub const CLUSTER: [u8; 16] = [7; 16];
 pub const GROUP: GroupId = GroupId::Region(RegionId(1));
 
 /// Far longer than anything here takes; a test that needs it has failed.
-pub const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// Who can be reached.
 #[derive(Default)]

@@ -110,7 +110,7 @@ fn s_8_a_first_member_that_lost_its_folder_before_it_was_written_down_had_a_life
 fn a_node_can_not_move_to_another_region_under_its_name() {
     let mut world = founded();
     let text = refused(say(&mut world, "n3", "r1", 33, Some(3)));
-    assert!(text.contains("belongs to region 3"), "{text}");
+    assert!(text.contains("belongs to region r3, not to r1"), "{text}");
 }
 
 #[test]
