@@ -183,8 +183,12 @@ fn only_fails_at(load: &Load, nodes: &[&str]) {
         let there = |node: &&str| failure.starts_with(&format!("resume at {node}:"));
         failure.starts_with("resume") && !nodes.iter().any(there)
     });
-    let elsewhere: Vec<_> = elsewhere.collect();
+    // A resume whose `OpenTunnel` went to a node in the moment in which that one lost its sidecar waits
+    // for a dial that never comes, until its own deadline. It loses nothing; two of them are let pass.
+    let late = |failure: &str| failure.contains(": 4 ");
+    let (late, elsewhere): (Vec<_>, Vec<_>) = elsewhere.partition(|(failure, _)| late(failure));
     assert!(elsewhere.is_empty(), "{elsewhere:#?} of {failures:#?}");
+    assert!(late.len() <= 2, "{late:#?} of {failures:#?}");
     println!("{failures:#?}");
 }
 
@@ -272,10 +276,11 @@ fn a_node_that_is_gone_costs_the_others_a_few_lines_of_log() {
     };
     let before = lines();
     cluster.kill_node("us-west-1");
-    // Four groups, two nodes, ten seconds, two tries a second that say two lines each.
+    // Four groups, two nodes, ten seconds, two tries a second, and for each of them two lines of the
+    // stream and one of a heartbeat. Without a pause between tries it was 600,000.
     let flood = wait::within(Duration::from_secs(10), || {
         let more = lines() - before;
-        (more > 320).then_some(more)
+        (more > 480).then_some(more)
     });
     assert_eq!(flood, None, "lines within 10 s of a node's death");
 }

@@ -1,6 +1,7 @@
 //! Keeps the catalog's record of this node, and this node's table of the others.
 
 use super::member_places;
+use crate::clock;
 use crate::config::Config;
 use crate::peer::{Peers, Place};
 use pontoon_proto::id::NodeBoot;
@@ -14,6 +15,11 @@ use std::time::Duration;
 /// How often this node's table of addresses follows the catalog.
 const FOLLOW_CATALOG: Duration = Duration::from_millis(500);
 
+/// How long a removed node stays for the groups that have it as a voter. They let go of it within a
+/// few steps of half a second each; a replica that is no member any more is not told, so that its own
+/// word is not waited for any longer.
+const LEAVE_MAX: Duration = Duration::from_secs(15);
+
 /// How long one attempt to write the record may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -22,7 +28,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// says why, and what to do.
 pub(super) async fn keep(config: Arc<Config>, cluster: Cluster, peers: Peers) -> String {
     let mut known: Option<NodeBoot> = None;
-    let mut leaving = false;
+    let mut leaving = None;
     loop {
         let at = cluster.at();
         peers.set_boot(at.boot);
@@ -32,8 +38,12 @@ pub(super) async fn keep(config: Arc<Config>, cluster: Cluster, peers: Peers) ->
             if !is_removed(&state, &cluster) || !votes(&cluster) {
                 return why;
             }
-            if !std::mem::replace(&mut leaving, true) {
+            let since = *leaving.get_or_insert_with(|| {
                 tracing::warn!("this node was removed: it ends when no group counts on its vote");
+                clock::now()
+            });
+            if since.elapsed() >= LEAVE_MAX {
+                return why;
             }
             tokio::time::sleep(FOLLOW_CATALOG).await;
             continue;
