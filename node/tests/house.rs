@@ -469,7 +469,7 @@ fn one_version_of_each_library_whose_types_cross_modules_and_one_tls_provider() 
 #[test]
 fn every_dependency_offers_a_licence_that_we_accept_and_packages_depend_one_way() {
     let output = std::process::Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked"])
         .current_dir(root())
         .output()
         .expect("cargo runs");
