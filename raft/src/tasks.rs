@@ -1,6 +1,7 @@
 //! The one place in this package that spawns tasks, and what ends them.
 
 use std::future::Future;
+use std::io;
 use std::sync::Mutex;
 use tokio::task::AbortHandle;
 
@@ -8,6 +9,15 @@ use tokio::task::AbortHandle;
 #[expect(clippy::disallowed_methods, reason = "this file is the seam")]
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
     tokio::spawn(future).abort_handle()
+}
+
+/// Does something that blocks beside the tasks, and waits for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// The loops of one owner: they end when it does.

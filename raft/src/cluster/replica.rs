@@ -13,6 +13,7 @@ use crate::machine::Machine;
 use crate::member::member;
 use crate::store::snapshot::Snapshots;
 use crate::store::{Store, StoreError};
+use crate::tasks::blocking;
 use arc_swap::ArcSwap;
 use pontoon_proto::id::{GroupId, NodeId};
 use std::path::PathBuf;
@@ -259,12 +260,4 @@ async fn write(
             source: std::io::Error::other(error),
         })
     })
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(std::io::Error::other)?
 }

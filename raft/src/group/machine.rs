@@ -15,6 +15,7 @@ use super::types::{self, LogId, Payload, Replies, SnapshotMeta, StoredMembership
 use crate::codec::{self, Corrupt, Role};
 use crate::machine::{Clock, Machine};
 use crate::store::snapshot::{SnapshotFile, SnapshotReader, SnapshotWriter, Snapshots};
+use crate::tasks::blocking;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::entry::RaftEntry as _;
@@ -319,12 +320,4 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let snapshot = blocking(move || snapshots.write(index, machine, &body, view)).await?;
         Ok(Snapshot { meta, snapshot })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
 }
