@@ -6,6 +6,7 @@
 
 use super::context::Member;
 use crate::clock;
+use crate::listen::Origin;
 use crate::listen::limits::Limits;
 use crate::session::Ask;
 use crate::session::pin::{self, Pin, Pins};
@@ -13,7 +14,6 @@ use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, RequestId, TenantId, VersionId};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -34,7 +34,7 @@ pub struct Connection<M: Member> {
     /// Counts the connections of this process; for the log.
     pub number: u64,
     /// Where it comes from.
-    pub peer: SocketAddr,
+    pub origin: Origin,
     memory: Mutex<Memory<M>>,
     /// Something is due earlier than was announced by [`Connection::sweep`].
     pub(crate) hurry: Notify,
@@ -85,11 +85,11 @@ pub(crate) struct Open<M: Member>(Arc<Connection<M>>);
 
 impl<M: Member> Connection<M> {
     /// A new connection.
-    pub fn new(number: u64, peer: SocketAddr) -> Arc<Self> {
+    pub fn new(number: u64, origin: Origin) -> Arc<Self> {
         let now = clock::now();
         Arc::new(Self {
             number,
-            peer,
+            origin,
             memory: Mutex::new(Memory {
                 pins: Pins::default(),
                 resuming: BTreeMap::new(),

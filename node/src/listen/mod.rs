@@ -1,14 +1,15 @@
-//! The client listener: accepts, bounds, and hands each connection to [`connection`].
+//! The client listener: accepts, bounds, and hands each connection to [`h2`].
 //!
 //! HTTP/2 with prior knowledge. Left out so far: HTTP/1.1, h2c by upgrade, TLS, PROXY headers.
 
-pub mod connection;
+pub mod h2;
 pub mod limits;
 
 use crate::call::{Context, Joins};
 use crate::drain::{Draining, Stage};
 use crate::net::TcpListener;
 use crate::tasks::{self, Kind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +21,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Numbers the connections of this process, for the log.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// Where a client connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address: the socket's, or what a trusted PROXY header says.
+    pub peer: SocketAddr,
+    /// Whether the client speaks TLS to us.
+    pub tls: bool,
+}
 
 /// Accepts and serves until the node drains; returns when every connection has ended.
 pub async fn serve<J: Joins>(listener: TcpListener, cx: Arc<Context<J>>, draining: Draining) {
@@ -51,7 +61,8 @@ pub async fn serve<J: Joins>(listener: TcpListener, cx: Arc<Context<J>>, drainin
         tasks::spawn(Kind::Worker, "client connection", async move {
             cx.counters.connections_total.up();
             let _gauge = cx.counters.connections.while_held();
-            let reason = connection::serve(cx.clone(), number, peer, stream, draining).await;
+            let origin = Origin { peer, tls: false };
+            let reason = h2::serve(cx.clone(), number, origin, stream, draining).await;
             tracing::debug!(connection = number, %peer, ?reason, "a client connection ended");
             drop(place);
         });

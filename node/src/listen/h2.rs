@@ -3,6 +3,7 @@
 //! One task polls the connection, and with it all of its streams' IO; each call runs in a task of
 //! its own.
 
+use super::Origin;
 use super::limits::Limits;
 use crate::call::{self, Connection, Context, Joins, h2_settings};
 use crate::clock;
@@ -11,7 +12,6 @@ use crate::tasks::{self, Kind};
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, server};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -54,7 +54,7 @@ struct Timers {
 pub(super) async fn serve<J: Joins, IO>(
     cx: Arc<Context<J>>,
     number: u64,
-    peer: SocketAddr,
+    origin: Origin,
     io: IO,
     draining: Draining,
 ) -> CloseReason
@@ -68,7 +68,7 @@ where
         cx.counters.connections_mute.up();
         return CloseReason::Mute;
     };
-    let connection = Connection::new(number, peer);
+    let connection = Connection::new(number, origin);
     let reason = run(&cx, &connection, h2, draining, limits).await;
     // Leaving because the node drains is not the client's wish: it will be back.
     connection.closes(matches!(reason, CloseReason::Clean | CloseReason::Idle));
