@@ -138,6 +138,8 @@ impl Parts {
             counters: self.counters.clone(),
             limits: self.limits(),
             region: self.config.region.clone(),
+            cookies: call::dress::CookiePolicy::default(),
+            forwards_address: false,
         };
         tasks::spawn(
             Kind::Critical,

@@ -1,4 +1,4 @@
-//! Carries one exchange between a client's h2 stream and a worker's, frame by frame.
+//! Carries one exchange between a client and a worker, frame by frame.
 //!
 //! ```text
 //! attempt: request ──▶ worker            answer's head ──▶ both directions ──▶ Whole
@@ -8,25 +8,27 @@
 //!             │ client reset or left: Cancelled, and the worker hears of it
 //! ```
 
+use super::answer::Answer;
+use super::ends::{Failure, Sink, Source};
 use super::flow::{Flow, Stop};
+use super::respond::Respond;
+use crate::pipe;
+use crate::tunnel::Wire;
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::Reason;
 use http::{HeaderMap, Request, Response, StatusCode};
-use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 /// A client's side of an exchange.
 pub(super) struct Exchange {
-    respond: SendResponse<Bytes>,
+    pub(super) respond: Respond,
     /// The request's body, until the first attempt takes it.
-    body: Option<RecvStream>,
+    pub(super) body: Option<Source>,
     /// The way to the worker, from the first attempt on.
-    up: Option<Flow>,
+    pub(super) up: Option<Flow>,
     /// The way back, from the answer's head on.
-    down: Option<Flow>,
+    pub(super) down: Option<Flow>,
 }
 
 /// How an attempt ended.
@@ -36,6 +38,8 @@ pub(super) enum End {
     Whole(StatusCode),
     /// The client reset the stream or left.
     Cancelled,
+    /// The same, before the worker was told.
+    Left(Option<Reason>),
     /// The worker reset the stream; so did we.
     WorkerReset(Reason),
     /// The tunnel broke before any answer; nothing was sent to the client.
@@ -45,33 +49,38 @@ pub(super) enum End {
     },
     /// The tunnel broke after the answer had begun: the client's stream was reset (C-ERR-10).
     Broken,
-    /// h2 does not take the head: a bug in us.
+    /// The wire does not take the head: a bug in us.
     Unsendable,
 }
 
 /// What came of waiting for the answer's head.
 enum Head {
-    Answer(Response<RecvStream>),
+    Answer(Response<Source>),
     Client(Option<Reason>),
-    Worker(h2::Error),
+    Worker(Failure),
 }
 
 /// What came of carrying both directions.
 enum Carried {
     Whole,
     Client(Option<Reason>),
-    Worker(h2::Error),
+    Worker(Failure),
 }
 
 impl Exchange {
-    /// The client's side, as h2 accepted it.
-    pub(super) fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    /// The client's side, as it was accepted.
+    pub(super) fn new(body: Source, respond: Respond) -> Self {
         Self {
             respond,
             body: Some(body),
             up: None,
             down: None,
         }
+    }
+
+    /// Whether the client's connection can become something else.
+    pub(super) fn switches(&self) -> bool {
+        self.body.as_ref().is_some_and(Source::is_end) && self.respond.switches()
     }
 
     /// Body bytes carried: to the worker, to the client.
@@ -87,21 +96,7 @@ impl Exchange {
 
     /// Answers without a worker. `trailers` follow the body; without them the body ends the answer.
     pub(super) fn answer(&mut self, response: Response<Bytes>, trailers: Option<HeaderMap>) {
-        let (head, body) = response.into_parts();
-        let ends = body.is_empty() && trailers.is_none();
-        // Whatever fails here fails because the client is gone: nobody is left to tell.
-        let Ok(mut stream) = self
-            .respond
-            .send_response(Response::from_parts(head, ()), ends)
-        else {
-            return;
-        };
-        if !body.is_empty() {
-            let _gone = stream.send_data(body, trailers.is_none());
-        }
-        if let Some(trailers) = trailers {
-            let _gone = stream.send_trailers(trailers);
-        }
+        self.respond.whole(response, trailers);
     }
 
     /// Whether the request can be sent once more: all that was taken of it is still here.
@@ -114,29 +109,17 @@ impl Exchange {
     pub(super) async fn attempt(
         &mut self,
         request: Request<()>,
-        mut worker: SendRequest<Bytes>,
+        wire: Wire,
         mut dress: impl FnMut(&mut HeaderMap),
     ) -> End {
-        let ready = poll_fn(|cx| {
-            if self.respond.poll_reset(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            worker.poll_ready(cx).map(Some)
-        });
-        match ready.await {
-            None => return End::Cancelled,
-            Some(Err(_)) => return End::Failed { again: true },
-            Some(Ok(())) => {}
-        }
         let bodyless = match (&self.body, &self.up) {
-            (Some(body), _) => body.is_end_stream(),
+            (Some(body), _) => body.is_end(),
             (None, Some(up)) => up.was_empty(),
             (None, None) => true,
         };
-        let (mut response, sink) = match worker.send_request(request, bodyless) {
+        let (mut answer, sink) = match self.send(request, wire, bodyless).await {
             Ok(sent) => sent,
-            Err(error) if error.reason().is_none() && !error.is_io() => return End::Unsendable,
-            Err(_) => return End::Failed { again: true },
+            Err(end) => return end,
         };
         match (self.body.take(), &mut self.up) {
             (Some(body), _) => self.up = Some(Flow::new(body, sink, bodyless).keep()),
@@ -148,85 +131,119 @@ impl Exchange {
             (None, None) => return End::Failed { again: false },
         }
 
-        let mut all_interim = false;
-        let head = poll_fn(|cx| self.poll_head(cx, &mut response, &mut all_interim)).await;
-        let answer = match head {
-            Head::Answer(answer) => answer,
+        let head = poll_fn(|cx| self.poll_head(cx, &mut answer)).await;
+        let (mut head, body) = match head {
+            Head::Answer(answer) => answer.into_parts(),
             Head::Client(reason) => return self.cancel(reason),
-            Head::Worker(error) => return self.failed_before_head(&error),
+            Head::Worker(failure) => return self.failed_before_head(failure),
         };
-        let (mut head, body) = answer.into_parts();
         let status = head.status;
         dress(&mut head.headers);
-        let ends = body.is_end_stream();
-        let sink = match self
-            .respond
-            .send_response(Response::from_parts(head, ()), ends)
-        {
+        let ends = body.is_end();
+        let sink = match self.respond.begin(Response::from_parts(head, ()), ends) {
             Ok(sink) => sink,
-            Err(error) => return self.cancel(error.reason()),
+            Err(reason) => return self.cancel(reason),
         };
         self.down = Some(Flow::new(body, sink, ends));
         if let Some(up) = &mut self.up {
             up.keep_no_longer();
         }
 
+        self.carry(status).await
+    }
+
+    /// Puts the request on the wire; the answer is awaited, the sink takes its body.
+    async fn send(
+        &mut self,
+        request: Request<()>,
+        wire: Wire,
+        bodyless: bool,
+    ) -> Result<(Answer, Sink), End> {
+        match wire {
+            Wire::H2(mut worker) => {
+                let ready = poll_fn(|cx| {
+                    if self.respond.poll_reset(cx).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    worker.poll_ready(cx).map(Some)
+                });
+                match ready.await {
+                    None => return Err(End::Cancelled),
+                    Some(Err(_)) => return Err(End::Failed { again: true }),
+                    Some(Ok(())) => {}
+                }
+                match worker.send_request(request, bodyless) {
+                    Ok((response, sink)) => Ok((Answer::over_h2(response), Sink::H2(sink))),
+                    Err(error) if error.reason().is_none() && !error.is_io() => {
+                        Err(End::Unsendable)
+                    }
+                    Err(_) => Err(End::Failed { again: true }),
+                }
+            }
+            Wire::H1(lent) => {
+                let (mut writer, reader) = pipe::pipe();
+                if bodyless {
+                    writer.finish(None);
+                }
+                let request = request.map(|()| reader);
+                Ok((Answer::over_h1(lent, request), Sink::Pipe(writer)))
+            }
+        }
+    }
+
+    /// Carries both directions to their ends.
+    pub(super) async fn carry(&mut self, status: StatusCode) -> End {
         let mut listens = true;
         match poll_fn(|cx| self.poll_both(cx, &mut listens)).await {
             Carried::Whole => End::Whole(status),
             Carried::Client(reason) => self.cancel(reason),
-            Carried::Worker(error) => self.failed_after_head(&error),
+            Carried::Worker(failure) => self.failed_after_head(failure),
         }
     }
 
     /// Waits for the answer's head; the request goes on, interim answers pass.
-    fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        response: &mut ResponseFuture,
-        all_interim: &mut bool,
-    ) -> Poll<Head> {
-        if let Poll::Ready(reset) = self.respond.poll_reset(cx) {
-            return Poll::Ready(Head::Client(reset.ok()));
+    fn poll_head(&mut self, cx: &mut Context<'_>, answer: &mut Answer) -> Poll<Head> {
+        if let Poll::Ready(reason) = self.respond.poll_reset(cx) {
+            return Poll::Ready(Head::Client(reason));
         }
         if let Some(up) = &mut self.up
-            && let Poll::Ready(Err(Stop::Source(error))) = up.poll(cx)
+            && let Poll::Ready(Err(Stop::Source(failure))) = up.poll(cx)
         {
-            return Poll::Ready(Head::Client(error.reason()));
+            return Poll::Ready(Head::Client(failure.reason));
         }
-        // A worker that stops listening may answer all the same, and why it did says the answer's
-        // future. That one skips interim answers, so it is asked only when none can come any more.
-        while !*all_interim {
-            match ready!(response.poll_informational(cx)) {
-                Some(Ok(interim)) => {
-                    // Worth nothing to a client that doesn't take it.
-                    let _gone = self.respond.send_informational(interim);
-                }
-                Some(Err(error)) => return Poll::Ready(Head::Worker(error)),
-                None => *all_interim = true,
-            }
-        }
-        Poll::Ready(match ready!(Pin::new(response).poll(cx)) {
-            Ok(answer) => Head::Answer(answer),
-            Err(error) => Head::Worker(error),
-        })
+        // A worker that stops listening may answer all the same, and why it did says the answer.
+        answer
+            .poll(cx, |interim| self.respond.inform(interim))
+            .map(|answer| match answer {
+                Ok(answer) => Head::Answer(answer),
+                Err(failure) => Head::Worker(failure),
+            })
     }
 
     /// Carries both directions to their ends. `listens` is whether the worker still takes the
     /// request: one that has answered may stop, and that is no failure (RFC 9113 8.1).
     fn poll_both(&mut self, cx: &mut Context<'_>, listens: &mut bool) -> Poll<Carried> {
-        let (Some(up), Some(down)) = (&mut self.up, &mut self.down) else {
+        let Some(down) = &mut self.down else {
             return Poll::Ready(Carried::Whole);
         };
         match down.poll(cx) {
-            Poll::Ready(Err(Stop::Source(error))) => return Poll::Ready(Carried::Worker(error)),
+            Poll::Ready(Err(Stop::Source(failure))) => {
+                return Poll::Ready(Carried::Worker(failure));
+            }
             Poll::Ready(Err(Stop::Sink(reason))) => return Poll::Ready(Carried::Client(reason)),
             _ => {}
         }
-        if *listens {
+        let up = self.up.as_mut().filter(|_| *listens);
+        let Some(up) = up else {
+            return match down.is_done() {
+                true => Poll::Ready(Carried::Whole),
+                false => Poll::Pending,
+            };
+        };
+        {
             match up.poll(cx) {
-                Poll::Ready(Err(Stop::Source(error))) => {
-                    return Poll::Ready(Carried::Client(error.reason()));
+                Poll::Ready(Err(Stop::Source(failure))) => {
+                    return Poll::Ready(Carried::Client(failure.reason));
                 }
                 Poll::Ready(Err(Stop::Sink(_))) => *listens = false,
                 _ => {}
@@ -239,7 +256,7 @@ impl Exchange {
     }
 
     /// The client has left: the worker hears of it.
-    fn cancel(&mut self, reason: Option<Reason>) -> End {
+    pub(super) fn cancel(&mut self, reason: Option<Reason>) -> End {
         if let Some(up) = &mut self.up {
             up.reset(match reason {
                 // Neither is a client's to send, and both would say something else to the worker.
@@ -250,29 +267,22 @@ impl Exchange {
         End::Cancelled
     }
 
-    fn failed_before_head(&mut self, error: &h2::Error) -> End {
-        if !error.is_remote() {
-            return End::Failed { again: false };
-        }
-        match error.reason() {
-            Some(Reason::REFUSED_STREAM) => End::Failed { again: true },
-            Some(reason) if error.is_reset() => {
+    fn failed_before_head(&mut self, failure: Failure) -> End {
+        match failure.reason {
+            Some(Reason::REFUSED_STREAM) if failure.reset => End::Failed { again: true },
+            Some(reason) if failure.reset => {
                 let reason = for_client(reason);
-                self.respond.send_reset(reason);
+                self.respond.reset(reason);
                 End::WorkerReset(reason)
             }
-            // The worker's GOAWAY left this stream out: it was not acted on.
             _ => End::Failed {
-                again: error.is_go_away(),
+                again: failure.left_out,
             },
         }
     }
 
-    fn failed_after_head(&mut self, error: &h2::Error) -> End {
-        let reset = error
-            .reason()
-            .filter(|_| error.is_reset() && error.is_remote())
-            .map(for_client);
+    fn failed_after_head(&mut self, failure: Failure) -> End {
+        let reset = failure.reason.filter(|_| failure.reset).map(for_client);
         if let Some(down) = &mut self.down {
             down.reset(reset.unwrap_or(Reason::INTERNAL_ERROR));
         }

@@ -38,6 +38,8 @@ pub struct Connection<M: Member> {
     memory: Mutex<Memory<M>>,
     /// Something is due earlier than was announced by [`Connection::sweep`].
     pub(crate) hurry: Notify,
+    /// The last open call has ended.
+    rested: Notify,
 }
 
 struct Memory<M: Member> {
@@ -104,6 +106,7 @@ impl<M: Member> Connection<M> {
                 },
             }),
             hurry: Notify::new(),
+            rested: Notify::new(),
         })
     }
 
@@ -121,6 +124,17 @@ impl<M: Member> Connection<M> {
     pub(crate) fn idle(&self) -> (usize, Instant) {
         let memory = self.memory();
         (memory.calls, memory.idle_since)
+    }
+
+    /// Returns when no call is open.
+    pub(crate) async fn rests(&self) {
+        loop {
+            let rested = self.rested.notified();
+            if self.idle().0 == 0 {
+                return;
+            }
+            rested.await;
+        }
     }
 
     /// How many more calls the client has given up lately than let come to an end.
@@ -365,8 +379,13 @@ impl<M: Member> Drop for Open<M> {
     fn drop(&mut self) {
         let mut memory = self.0.memory();
         memory.calls -= 1;
-        if memory.calls == 0 {
+        let rests = memory.calls == 0;
+        if rests {
             memory.idle_since = clock::now();
+        }
+        drop(memory);
+        if rests {
+            self.0.rested.notify_waiters();
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What every call of a node shares, and the two seams behind which the cluster lies: the catalog's
 //! replica and the sessions. Tests stand in for both.
 
+use super::connection::Connection;
 use super::counters::Counters;
+use super::dress::CookiePolicy;
 use crate::listen::limits::Limits;
 use crate::session::Ask;
-use bytes::Bytes;
+use crate::tunnel::{Carries, Wire};
 use futures::future::BoxFuture;
-use h2::client::SendRequest;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{RequestId, VersionId};
 use pontoon_raft::catalog::Catalog;
@@ -26,6 +27,23 @@ pub struct Context<J: Joins> {
     pub limits: Limits,
     /// This node's region, by name.
     pub region: String,
+    /// How cookies are set.
+    pub cookies: CookiePolicy,
+    /// Whether workers are told the client's address (C-FWD-9).
+    pub forwards_address: bool,
+}
+
+impl<J: Joins> Context<J> {
+    /// The attributes with which a session's cookie goes with this answer; `None` when the
+    /// connection has it already.
+    pub(super) fn cookie(
+        &self,
+        connection: &Connection<J::Joined>,
+        id: RequestId,
+    ) -> Option<&'static str> {
+        let due = connection.gives_cookie(id);
+        due.then(|| self.cookies.attributes(connection.origin.tls))
+    }
 }
 
 /// This node's replica of the catalog.
@@ -75,11 +93,12 @@ pub trait Member: Send + Sync + 'static {
     /// The version that it runs on.
     fn version(&self) -> VersionId;
 
-    /// The HTTP/2 side of a live tunnel: the connection's own, or a new one when that has broken.
-    fn tunnel(
+    /// Our side of a live tunnel that suits: the connection's own, or a new one.
+    fn wire(
         &self,
+        carries: Carries,
         deadline: Instant,
-    ) -> impl Future<Output = Result<SendRequest<Bytes>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Wire, Fault>> + Send;
 
     /// The coming drop is a clean close.
     fn closes_cleanly(&self);

@@ -2,14 +2,17 @@
 //!
 //! Pure: headers in, headers out.
 
+use super::websocket;
+use crate::listen::Origin;
 use http::header::{
-    AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, Uri, Version, request};
-use pontoon_proto::head::{self, COOKIE_NAME, Protocols, REQUEST_ID};
+use pontoon_proto::head::{self, COOKIE_NAME, REQUEST_ID};
 use pontoon_proto::id::{FunctionId, RequestId, TenantId, VersionId};
+use std::net::IpAddr;
 
 /// Who calls what, as the worker is told (C-FWD-3).
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,32 @@ pub struct Introduction<'a> {
     pub region: &'a str,
     /// Whether credentials reach the worker.
     pub forward_credentials: bool,
+    /// The client, where the worker is told its address (C-FWD-9).
+    pub client: Option<Origin>,
+}
+
+/// The attributes of our cookie (C-RSP-2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CookiePolicy {
+    /// Pages can't read it. A page can't read the headers of a WebSocket's answer either, so it
+    /// never learns its session's id.
+    pub http_only: bool,
+    /// It is sent with requests that pages of other sites make; browsers want TLS for that.
+    pub cross_site: bool,
+}
+
+impl CookiePolicy {
+    /// The attributes towards a client that speaks TLS to us, or not.
+    pub fn attributes(self, tls: bool) -> &'static str {
+        match (self.cross_site, tls, self.http_only) {
+            (true, _, false) => "Path=/; SameSite=None; Secure; Partitioned",
+            (true, _, true) => "Path=/; SameSite=None; Secure; Partitioned; HttpOnly",
+            (false, true, false) => "Path=/; SameSite=Lax; Secure",
+            (false, true, true) => "Path=/; SameSite=Lax; Secure; HttpOnly",
+            (false, false, false) => "Path=/; SameSite=Lax",
+            (false, false, true) => "Path=/; SameSite=Lax; HttpOnly",
+        }
+    }
 }
 
 /// A head that can't be passed on: it has neither an authority nor a `host`.
@@ -63,11 +92,18 @@ pub fn for_worker(
     let mut headers = request.headers.clone();
     drop_hop_by_hop(&mut headers);
     drop_forwarded(&mut headers);
+    // Whoever expects `100 Continue` has it from us.
+    headers.remove(EXPECT);
+    // HTTP/1.1 has it beside the authority, HTTP/2 in its place.
+    headers.remove(HOST);
     if !introduction.forward_credentials {
         headers.remove(AUTHORIZATION);
         drop_our_cookie(&mut headers);
     }
-    drop_our_protocols(&mut headers, introduction.forward_credentials);
+    websocket::offer(&mut headers, introduction.forward_credentials);
+    if let Some(client) = introduction.client {
+        forward(&mut headers, client, uri.authority.as_ref());
+    }
     set(&mut headers, REQUEST_ID, &introduction.session.to_string());
     set(&mut headers, "nvcf-ncaid", &introduction.tenant.to_string());
     set(&mut headers, "nvcf-sub", introduction.subject);
@@ -96,16 +132,46 @@ pub fn for_worker(
     Ok(out)
 }
 
+/// Makes a worker's request one for HTTP/1.1: the path alone, the authority as `host`, cookies in one
+/// line (RFC 9113 8.2.3).
+pub fn over_http1(request: &mut Request<()>) {
+    *request.version_mut() = Version::HTTP_11;
+    let path = request.uri().path_and_query().cloned();
+    let host = request
+        .uri()
+        .authority()
+        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if let Some(path) = path {
+        *request.uri_mut() = Uri::from(path);
+    }
+    let headers = request.headers_mut();
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+    if headers.contains_key(TE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let all: Vec<&[u8]> = headers
+            .get_all(COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        if let Ok(one) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            headers.insert(COOKIE, one);
+        }
+    }
+}
+
 /// The answer's headers as the client sees them: the worker's, minus what belongs to its connection,
-/// with the session's id in place of whatever it said; and behind its cookies ours, when this is the
-/// session's first answer on this client connection.
-pub fn for_client(headers: &mut HeaderMap, session: RequestId, cookie: bool) {
+/// with the session's id in place of whatever it said; and behind its cookies ours with these
+/// attributes, when this is the session's first answer on this client connection.
+pub fn for_client(headers: &mut HeaderMap, session: RequestId, cookie: Option<&str>) {
     drop_hop_by_hop(headers);
     let id = session.to_string();
     set(headers, REQUEST_ID, &id);
-    if cookie
-        && let Ok(value) =
-            HeaderValue::from_str(&format!("{COOKIE_NAME}={id}; Path=/; SameSite=Lax"))
+    if let Some(attributes) = cookie
+        && let Ok(value) = HeaderValue::from_str(&format!("{COOKIE_NAME}={id}; {attributes}"))
     {
         headers.append(SET_COOKIE, value);
     }
@@ -113,12 +179,11 @@ pub fn for_client(headers: &mut HeaderMap, session: RequestId, cookie: bool) {
 
 /// Clears the client's cookie, in the form without a path that older cookies have, byte for byte,
 /// and in the form that we set.
-pub fn clear_cookie(headers: &mut HeaderMap) {
-    for form in [
-        "nvcf-request-id=; Max-Age=0",
-        "nvcf-request-id=; Max-Age=0; Path=/; SameSite=Lax",
-    ] {
-        headers.append(SET_COOKIE, HeaderValue::from_static(form));
+pub fn clear_cookie(headers: &mut HeaderMap, attributes: &str) {
+    const BARE: &str = "nvcf-request-id=; Max-Age=0";
+    headers.append(SET_COOKIE, HeaderValue::from_static(BARE));
+    if let Ok(value) = HeaderValue::from_str(&format!("{BARE}; {attributes}")) {
+        headers.append(SET_COOKIE, value);
     }
 }
 
@@ -141,6 +206,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
     for name in [
         TRANSFER_ENCODING,
         UPGRADE,
+        HeaderName::from_static("http2-settings"),
         PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION,
         HeaderName::from_static("keep-alive"),
@@ -172,6 +238,25 @@ fn drop_forwarded(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
+}
+
+/// Tells the worker where the client is, in both spellings that servers read (RFC 7239).
+fn forward(headers: &mut HeaderMap, client: Origin, authority: Option<&Authority>) {
+    let ip = client.peer.ip().to_canonical();
+    let proto = if client.tls { "https" } else { "http" };
+    let node = match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+    };
+    let host = authority.map_or("", Authority::as_str);
+    set(
+        headers,
+        "forwarded",
+        &format!("for={node};proto={proto};host=\"{host}\""),
+    );
+    set(headers, "x-forwarded-for", &ip.to_string());
+    set(headers, "x-forwarded-proto", proto);
+    set(headers, "x-forwarded-host", host);
 }
 
 /// Takes our cookie out of the `cookie` headers; the others stay as they are, in their order.
@@ -207,42 +292,6 @@ fn drop_our_cookie(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes the credential out of an offered WebSocket protocol list, and our other items unless the
-/// version wants them (C-WSP-2).
-fn drop_our_protocols(headers: &mut HeaderMap, keep_ours: bool) {
-    if !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
-        return;
-    }
-    let ours = |item: &str| {
-        item.split_once('.').is_some_and(|(key, _)| {
-            key.eq_ignore_ascii_case("authorization")
-                || (!keep_ours
-                    && [
-                        head::FUNCTION_ID,
-                        head::VERSION_ID,
-                        head::REQUEST_ID,
-                        head::ABSORB,
-                        head::WINDOW,
-                    ]
-                    .iter()
-                    .any(|name| key.eq_ignore_ascii_case(name)))
-        })
-    };
-    let kept = Protocols::read(headers)
-        .items()
-        .iter()
-        .copied()
-        .filter(|item| !ours(item.trim()))
-        .collect::<Vec<_>>()
-        .join(", ");
-    headers.remove(SEC_WEBSOCKET_PROTOCOL);
-    if !kept.is_empty()
-        && let Ok(kept) = HeaderValue::from_str(&kept)
-    {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);
-    }
-}
-
 /// Sets a header to a value that may come from an operator's keyboard: what can't be in a header is
 /// left out of it. Whatever the client said under that name is gone in any case.
 fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
@@ -272,6 +321,7 @@ mod tests {
             function_name: "echo",
             region: "us-east",
             forward_credentials: false,
+            client: None,
         }
     }
 
@@ -434,7 +484,7 @@ mod tests {
         headers.append("nvcf-reqid", HeaderValue::from_static("theirs"));
         headers.append("nvcf-reqid", HeaderValue::from_static("theirs too"));
         headers.append("set-cookie", HeaderValue::from_static("theirs=1"));
-        for_client(&mut headers, id, true);
+        for_client(&mut headers, id, Some("Path=/; SameSite=Lax"));
         let ids: Vec<_> = headers.get_all("nvcf-reqid").iter().collect();
         assert_eq!(ids, [ID]);
         let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
@@ -446,7 +496,7 @@ mod tests {
             ]
         );
         let mut headers = HeaderMap::new();
-        for_client(&mut headers, id, false);
+        for_client(&mut headers, id, None);
         assert!(!headers.contains_key("set-cookie"));
     }
 }

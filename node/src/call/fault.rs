@@ -2,9 +2,11 @@
 //!
 //! Pure. Three dialects (contract, C-ERR): gRPC's trailers-only answer, gRPC-Web's, and plain HTTP.
 
-use super::dress;
+use super::{cors, dress};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use pontoon_proto::fault::Fault;
 use pontoon_proto::head::Dialect;
@@ -17,6 +19,8 @@ pub struct Asked {
     dialect: Dialect,
     content_type: Option<HeaderValue>,
     head_only: bool,
+    /// The page's origin, for CORS.
+    origin: Option<HeaderValue>,
 }
 
 /// What a fault carries beside its row.
@@ -26,6 +30,8 @@ pub struct Extras {
     pub session: Option<RequestId>,
     /// The session's cookie has not been given on this connection yet (C-RSP-2).
     pub cookie: bool,
+    /// The attributes of our cookies on this connection.
+    pub attributes: &'static str,
     /// The client's cookie is to go (C-RSP-3).
     pub clear_cookie: bool,
     /// The opaque id of an internal error, which is in the log.
@@ -39,7 +45,13 @@ impl Asked {
             dialect: Dialect::of(&request.headers),
             content_type: request.headers.get(CONTENT_TYPE).cloned(),
             head_only: request.method == Method::HEAD,
+            origin: request.headers.get(ORIGIN).cloned(),
         }
+    }
+
+    /// The page's origin, if a page of another one asks.
+    pub fn origin(&self) -> Option<&HeaderValue> {
+        self.origin.as_ref()
     }
 }
 
@@ -91,11 +103,12 @@ pub fn render(fault: Fault, asked: &Asked, extras: Extras) -> Response<Bytes> {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if let Some(id) = extras.session {
-        dress::for_client(headers, id, extras.cookie);
+        dress::for_client(headers, id, extras.cookie.then_some(extras.attributes));
     }
     if extras.clear_cookie {
-        dress::clear_cookie(headers);
+        dress::clear_cookie(headers, extras.attributes);
     }
+    cors::allow(headers, asked.origin());
     response
 }
 
@@ -255,6 +268,7 @@ mod tests {
         let extras = Extras {
             session: Some(id),
             cookie: true,
+            attributes: "Path=/; SameSite=Lax",
             ..Extras::default()
         };
         for content_type in ["application/grpc", "text/plain"] {
@@ -271,6 +285,7 @@ mod tests {
     fn c_rsp_3_a_dead_session_clears_both_forms_of_the_cookie() {
         let extras = Extras {
             clear_cookie: true,
+            attributes: "Path=/; SameSite=Lax",
             ..Extras::default()
         };
         let answer = render(

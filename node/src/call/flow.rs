@@ -1,17 +1,18 @@
-//! One direction of an exchange: bytes and trailers from an h2 stream to another one.
+//! One direction of an exchange: bytes and trailers from one stream to another one.
 //!
 //! Credit is given back to the source only when the sink has taken the bytes, so a reader that stops
 //! stops its writer (C-FWD-7). What has arrived and can't go on yet is taken out of h2 all the same
 //! and held here: it is bounded by the source's window, because its credit has not been given back,
 //! and small frames are merged into one buffer, so that a stalled stream of tiny messages costs its
-//! bytes and not h2's bookkeeping per frame.
+//! bytes and not h2's bookkeeping per frame. A source without a window is read no further than that.
 //!
 //! Both directions of an exchange are polled by one task; nothing here locks or allocates per frame
 //! while the sink keeps up.
 
+use super::ends::{Failure, Sink, Source};
 use super::h2_settings::STREAM_WINDOW;
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::Reason;
 use http::HeaderMap;
 use pontoon_proto::head::REQUEST_ID;
 use std::collections::VecDeque;
@@ -34,8 +35,8 @@ const REPLAY_FRAMES_MAX: usize = 32;
 
 /// One direction of an exchange.
 pub(super) struct Flow {
-    source: RecvStream,
-    sink: SendStream<Bytes>,
+    source: Source,
+    sink: Sink,
     held: Held,
     arrived: Arrived,
     replay: Option<Replay>,
@@ -57,7 +58,7 @@ enum Arrived {
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The source was reset, or its connection broke.
-    Source(h2::Error),
+    Source(Failure),
     /// The sink was reset, or its connection broke.
     Sink(Option<Reason>),
 }
@@ -111,7 +112,7 @@ impl Held {
 
 impl Flow {
     /// A direction that has just begun. `ended` is whether the head already ended both streams.
-    pub(super) fn new(source: RecvStream, sink: SendStream<Bytes>, ended: bool) -> Self {
+    pub(super) fn new(source: Source, sink: Sink, ended: bool) -> Self {
         Self {
             source,
             sink,
@@ -140,7 +141,7 @@ impl Flow {
     }
 
     /// Begins once more with another sink; false when too much has gone to keep it.
-    pub(super) fn again(&mut self, sink: SendStream<Bytes>, ended: bool) -> bool {
+    pub(super) fn again(&mut self, sink: Sink, ended: bool) -> bool {
         let Some(replay) = &self.replay else {
             return false;
         };
@@ -179,7 +180,7 @@ impl Flow {
 
     /// Resets the sink.
     pub(super) fn reset(&mut self, reason: Reason) {
-        self.sink.send_reset(reason);
+        self.sink.reset(reason);
     }
 
     /// Moves what can be moved. Ready when the direction is done, or has stopped.
@@ -188,7 +189,7 @@ impl Flow {
             return Poll::Ready(Ok(()));
         }
         if let Poll::Ready(reset) = self.sink.poll_reset(cx) {
-            return Poll::Ready(Err(Stop::Sink(reset.ok())));
+            return Poll::Ready(Err(Stop::Sink(reset)));
         }
         // All that has come first, so that small frames go on as one.
         let mut taken = 0;
@@ -197,6 +198,9 @@ impl Flow {
                 break false;
             }
             let before = self.held.len;
+            if before >= STREAM_WINDOW as usize && !self.source.has_window() {
+                break true;
+            }
             if self.take(cx)?.is_pending() {
                 break false;
             }
@@ -212,7 +216,8 @@ impl Flow {
         if given.is_ready() && matches!(self.arrived, Arrived::End(_)) {
             return Poll::Ready(self.finish());
         }
-        if more {
+        // Where nothing more may be taken, the sink wakes this task when it has room again.
+        if more && (given.is_ready() || self.source.has_window()) {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -221,25 +226,20 @@ impl Flow {
     /// Gives the sink what it takes; pending while bytes wait for it.
     fn give(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
         while self.held.len > 0 {
-            self.sink
-                .reserve_capacity(self.held.len.min(STREAM_WINDOW as usize));
-            let room = self.sink.capacity();
-            if room == 0 {
-                match ready!(self.sink.poll_capacity(cx)) {
-                    Some(Ok(_)) => continue,
-                    Some(Err(error)) => return Poll::Ready(Err(Stop::Sink(error.reason()))),
-                    None => return Poll::Ready(Err(self.sink_reset(cx))),
-                }
-            }
+            let wanted = self.held.len.min(STREAM_WINDOW as usize);
+            let room = match ready!(self.sink.poll_room(cx, wanted)) {
+                Ok(room) => room,
+                Err(reason) => return Poll::Ready(Err(Stop::Sink(reason))),
+            };
             let chunk = self.held.pop(room);
             let len = chunk.len();
             let last = self.held.len == 0
                 && match &self.arrived {
                     Arrived::End(trailers) => trailers.is_none(),
-                    _ => self.source.is_end_stream(),
+                    _ => self.source.is_end(),
                 };
-            if self.sink.send_data(chunk, last).is_err() {
-                return Poll::Ready(Err(self.sink_reset(cx)));
+            if let Err(reason) = self.sink.send(cx, chunk, last) {
+                return Poll::Ready(Err(Stop::Sink(reason)));
             }
             self.sent += len;
             self.pay_back(len);
@@ -279,16 +279,13 @@ impl Flow {
             Arrived::End(trailers) => trailers.take(),
             _ => None,
         };
-        let sent = match trailers {
-            Some(mut trailers) => {
-                // The session's id stands in the head; the worker's word on it never passes.
-                trailers.remove(REQUEST_ID);
-                self.sink.send_trailers(trailers)
-            }
-            None => self.sink.send_data(Bytes::new(), true),
-        };
+        let trailers = trailers.map(|mut trailers| {
+            // The session's id stands in the head; the worker's word on it never passes.
+            trailers.remove(REQUEST_ID);
+            trailers
+        });
         self.done = true;
-        sent.map_err(|error| Stop::Sink(error.reason()))
+        self.sink.finish(trailers).map_err(Stop::Sink)
     }
 
     fn remember(&mut self, frame: &Bytes) {
@@ -307,15 +304,7 @@ impl Flow {
     fn pay_back(&mut self, len: usize) {
         let paid = self.paid.min(len);
         self.paid -= paid;
-        // It fails only for more than was received, which the arithmetic excludes.
-        let _never = self.source.flow_control().release_capacity(len - paid);
-    }
-
-    fn sink_reset(&mut self, cx: &mut Context<'_>) -> Stop {
-        match self.sink.poll_reset(cx) {
-            Poll::Ready(Ok(reason)) => Stop::Sink(Some(reason)),
-            _ => Stop::Sink(None),
-        }
+        self.source.release(len - paid);
     }
 }
 

@@ -50,6 +50,8 @@ pub fn towards_client(streams_max: u32, header_list: u32) -> server::Builder {
         .reset_stream_duration(RESET_MEMORY)
         .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
         .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(DATA_FRAME_BUDGET);
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        // WebSockets by extended CONNECT (RFC 8441).
+        .enable_connect_protocol();
     builder
 }

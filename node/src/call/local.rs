@@ -1,4 +1,5 @@
-//! What is answered here, without a worker: health and info, when no function id is sent (C-HLT).
+//! What is answered here, without a worker: preflights (C-COR-1), and health and info, when no
+//! function id is sent (C-HLT).
 //!
 //! Pure. Health says whether this node takes traffic; it is never red because another system is
 //! down, or every load balancer would turn away from every node at once.
@@ -9,6 +10,7 @@ use http::{HeaderMap, Method, Response, StatusCode, request};
 use pontoon_proto::fault::{Code, Fault};
 use pontoon_proto::head::{FUNCTION_ID, Protocols};
 
+use super::cors;
 use super::fault::grpc_status;
 
 /// The path of every method of `grpc.health.v1.Health` begins so.
@@ -23,6 +25,9 @@ pub(super) type Answer = (Response<Bytes>, Option<HeaderMap>);
 
 /// Answers a request that is not for a worker; `None` when it is for one, or for nobody.
 pub(super) fn answer(request: &request::Parts, serving: bool) -> Option<Answer> {
+    if let Some(preflight) = cors::preflight(request) {
+        return Some(preflight);
+    }
     let path = request.uri.path();
     let method = path.strip_prefix(HEALTH_SERVICE);
     if method.is_none() && path != "/info" && path != "/health" || names_a_function(request) {

@@ -13,9 +13,8 @@ use super::connection::{Connection, Held, Joining, Pinned};
 use super::context::{Context, Joins, Member};
 use crate::session::Ask;
 use crate::session::pin::Key;
-use bytes::Bytes;
+use crate::tunnel::Wire;
 use futures::FutureExt as _;
-use h2::client::SendRequest;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::head::{Head, Wanted};
 use pontoon_proto::id::RequestId;
@@ -30,10 +29,10 @@ pub(super) struct Question<'a> {
     pub(super) pins: bool,
 }
 
-/// A call's session, with a live tunnel.
+/// A call's session, with our side of a live tunnel.
 pub(super) struct Located<M: Member> {
     pub(super) held: Held<M>,
-    pub(super) tunnel: SendRequest<Bytes>,
+    pub(super) wire: Wire,
 }
 
 /// Why there is none.
@@ -267,8 +266,9 @@ async fn join<J: Joins>(
 
 /// Gets the session's tunnel.
 async fn ready<M: Member>(held: Held<M>, question: &Question<'_>) -> Result<Located<M>, Fault> {
-    let tunnel = within(&question.ask, held.joined.tunnel(question.ask.deadline)).await?;
-    Ok(Located { held, tunnel })
+    let ask = &question.ask;
+    let wire = within(ask, held.joined.wire(ask.carries, ask.deadline)).await?;
+    Ok(Located { held, wire })
 }
 
 /// Waits no longer than the call has time.

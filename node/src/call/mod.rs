@@ -6,24 +6,31 @@
 //! both directions through the session's tunnel, and [`fault`] renders whatever went wrong.
 //! [`connection`] is what one client connection remembers between its calls.
 //!
-//! Everything up to [`carry`] knows `http` types only and serves HTTP/1.1 as well; [`carry`] and
-//! [`flow`] are HTTP/2 to HTTP/2.
+//! Everything up to [`carry`] knows `http` types only. [`ends`] are what [`flow`] moves bytes between,
+//! over either HTTP; [`respond`] and [`answer`] are the heads on both sides, [`upgrade`] what becomes
+//! of a WebSocket.
 
 pub mod admit;
+mod answer;
 mod carry;
 pub mod connection;
 pub mod context;
+mod cors;
 pub mod counters;
 pub mod dress;
+pub(crate) mod ends;
 pub mod fault;
 mod flow;
 pub mod h2_settings;
 pub mod identity;
 mod local;
 mod locate;
+pub(crate) mod respond;
 mod story;
 #[cfg(test)]
 mod tests;
+mod upgrade;
+mod websocket;
 
 pub use connection::Connection;
 pub use context::{CatalogReplica, Context, Joins, Member};
@@ -33,23 +40,25 @@ use crate::clock;
 use crate::random;
 use crate::session::Ask;
 use crate::session::pin::Key;
+use crate::tunnel::{Carries, Wire};
 use admit::Terms;
 use bytes::Bytes;
 use carry::{End, Exchange};
+use ends::Source;
 use fault::{Asked, Extras};
 use futures::FutureExt as _;
-use h2::RecvStream;
-use h2::server::SendResponse;
-use http::{Method, Request, Response, request};
+use http::{HeaderMap, Method, Request, Response, request};
 use identity::{Caller, Judged};
 use locate::{Located, Lost, Question};
 use pontoon_proto::fault::Fault;
-use pontoon_proto::head::{Head, Wanted};
+use pontoon_proto::head::{Dialect, Head, Wanted};
 use pontoon_proto::id::{FunctionId, RequestId, VersionId};
+use respond::Respond;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use story::{Ending, Story};
+use upgrade::Upgrade;
 
 /// How long a second attempt may wait for its fresh tunnel when the call's own wait is over: a
 /// sidecar dials back within it, or its worker counts as lost.
@@ -69,6 +78,7 @@ struct Way<J: Joins> {
     ask: Ask,
     caller: Caller,
     terms: Terms,
+    upgrade: Option<Upgrade>,
 }
 
 /// Serves one call of a connection. `serving` is whether the node takes traffic.
@@ -76,20 +86,23 @@ pub(crate) async fn serve<J: Joins>(
     cx: Arc<Context<J>>,
     connection: Arc<Connection<J::Joined>>,
     serving: bool,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    request: Request<Source>,
+    respond: Respond,
 ) {
     let open = connection.begins();
     let _gauge = cx.counters.calls.while_held();
     let (parts, body) = request.into_parts();
     let mut story = Story::begins(connection.number, &parts);
     let mut exchange = Exchange::new(body, respond);
-    let ending = if let Some((response, trailers)) = local::answer(&parts, serving) {
+    let asked = Asked::of(&parts);
+    let switches = exchange.switches();
+    let ending = if let Some((mut response, trailers)) = local::answer(&parts, serving) {
+        cors::allow(response.headers_mut(), asked.origin());
         exchange.answer(response, trailers);
         Ending::Here
     } else {
-        let asked = Asked::of(&parts);
-        let next = AssertUnwindSafe(prepare(&cx, &connection, &parts, &mut story)).catch_unwind();
+        let next = prepare(&cx, &connection, &parts, switches, &mut story);
+        let next = AssertUnwindSafe(next).catch_unwind();
         let next = tokio::select! {
             biased;
             next = next => Some(next.unwrap_or(Err(Fault::Internal.into()))),
@@ -98,7 +111,9 @@ pub(crate) async fn serve<J: Joins>(
         match next {
             None => Ending::LeftEarly,
             Some(Ok(Next::Absorbed(session))) => {
-                exchange.answer(absorbed(&connection, session), None);
+                let mut response = absorbed(&cx, &connection, session);
+                cors::allow(response.headers_mut(), asked.origin());
+                exchange.answer(response, None);
                 Ending::Here
             }
             Some(Ok(Next::Carry(way))) => {
@@ -113,7 +128,7 @@ pub(crate) async fn serve<J: Joins>(
                 )
                 .await
             }
-            Some(Err(lost)) => report(&connection, &asked, &mut exchange, lost),
+            Some(Err(lost)) => report(&cx, &connection, &asked, &mut exchange, lost),
         }
     };
     let given_up = matches!(ending, Ending::LeftEarly | Ending::Carried(End::Cancelled));
@@ -126,11 +141,10 @@ async fn prepare<J: Joins>(
     cx: &Arc<Context<J>>,
     connection: &Arc<Connection<J::Joined>>,
     parts: &request::Parts,
+    switches: bool,
     story: &mut Story,
 ) -> Result<Next<J>, Lost> {
-    if parts.method == Method::CONNECT {
-        return Err(Fault::NotSupported.into());
-    }
+    let upgrade = Upgrade::wanted(parts, switches, random::bytes())?;
     let head = Head::read(&parts.headers);
     cx.counters.ignored(head.ignored);
     let caller = authenticate(cx, head.credential?).await?;
@@ -145,6 +159,11 @@ async fn prepare<J: Joins>(
         versions: terms.versions.clone(),
         window: terms.window,
         deadline: story.began() + terms.wait,
+        carries: match (&upgrade, head.dialect) {
+            (Some(_), _) => Carries::Upgrade,
+            (None, Dialect::Grpc) => Carries::Grpc,
+            (None, Dialect::GrpcWeb | Dialect::Plain) => Carries::Plain,
+        },
     };
     let question = Question {
         ask,
@@ -155,7 +174,7 @@ async fn prepare<J: Joins>(
             tenant: caller.tenant,
             subject: caller.subject().to_owned(),
         },
-        pins: terms.pins && !head.absorb,
+        pins: terms.pins && !head.absorb && upgrade.is_none(),
     };
     if head.absorb && (parts.method == Method::POST || parts.method == Method::DELETE) {
         return absorb(cx, connection, &parts.method, &question).await;
@@ -169,6 +188,7 @@ async fn prepare<J: Joins>(
         ask,
         caller,
         terms,
+        upgrade,
     })))
 }
 
@@ -234,7 +254,11 @@ async fn absorb<J: Joins>(
 }
 
 /// The answer to an absorbed call: 200, no body, id and cookie.
-fn absorbed<M: Member>(connection: &Connection<M>, session: Option<RequestId>) -> Response<Bytes> {
+fn absorbed<J: Joins>(
+    cx: &Context<J>,
+    connection: &Connection<J::Joined>,
+    session: Option<RequestId>,
+) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(
@@ -242,7 +266,7 @@ fn absorbed<M: Member>(connection: &Connection<M>, session: Option<RequestId>) -
         http::HeaderValue::from_static("no-store"),
     );
     if let Some(id) = session {
-        dress::for_client(headers, id, connection.gives_cookie(id));
+        dress::for_client(headers, id, cx.cookie(connection, id));
     }
     response
 }
@@ -258,7 +282,7 @@ async fn carry_it<J: Joins>(
     exchange: &mut Exchange,
     way: Way<J>,
 ) -> Ending {
-    let Located { held, mut tunnel } = way.located;
+    let Located { held, mut wire } = way.located;
     let id = held.joined.id();
     let version = held.joined.version();
     let policy = way.terms.versions.iter().find(|known| known.id == version);
@@ -271,6 +295,7 @@ async fn carry_it<J: Joins>(
         function_name: &way.terms.function.name,
         region: &cx.region,
         forward_credentials: policy.is_some_and(|known| known.policy.forward_credentials),
+        client: cx.forwards_address.then_some(connection.origin),
     };
     let lost = |fault| Lost {
         fault,
@@ -278,43 +303,58 @@ async fn carry_it<J: Joins>(
         clear_cookie: false,
     };
     loop {
-        let Ok(request) = dress::for_worker(parts, &introduction) else {
-            return report(connection, asked, exchange, lost(Fault::NotSupported));
+        let Ok(mut request) = dress::for_worker(parts, &introduction) else {
+            return report(cx, connection, asked, exchange, lost(Fault::NotSupported));
         };
+        if matches!(wire, Wire::H1(_)) {
+            dress::over_http1(&mut request);
+        }
         story.attempts += 1;
-        let end = exchange
-            .attempt(request, tunnel, |headers| {
-                story.answered();
-                dress::for_client(headers, id, connection.gives_cookie(id));
-            })
-            .await;
+        let dress = |headers: &mut HeaderMap| {
+            story.answered();
+            dress::for_client(headers, id, cx.cookie(connection, id));
+            cors::expose(headers);
+        };
+        let end = match (&way.upgrade, wire) {
+            (Some(upgrade), Wire::H1(lent)) => {
+                upgrade.ask(&mut request);
+                let offered = &parts.headers;
+                exchange
+                    .upgrade(upgrade, request, lent, offered, dress)
+                    .await
+            }
+            (_, wire) => exchange.attempt(request, wire, dress).await,
+        };
         match end {
             End::Failed { again: true } if story.attempts == 1 && exchange.can_repeat() => {
                 cx.counters.calls_retried.up();
                 let patience = way.ask.deadline.max(clock::now() + REPEAT_WAIT);
-                tunnel = match held.joined.tunnel(patience).await {
+                wire = match held.joined.wire(way.ask.carries, patience).await {
                     Ok(fresh) => fresh,
                     Err(Fault::DirectoryUnavailable) => {
                         let lost = lost(Fault::DirectoryUnavailable);
-                        return report(connection, asked, exchange, lost);
+                        return report(cx, connection, asked, exchange, lost);
                     }
                     Err(_) => {
-                        return report(connection, asked, exchange, lost(Fault::WorkerLost));
+                        return report(cx, connection, asked, exchange, lost(Fault::WorkerLost));
                     }
                 };
             }
             End::Failed { .. } => {
-                return report(connection, asked, exchange, lost(Fault::WorkerLost));
+                return report(cx, connection, asked, exchange, lost(Fault::WorkerLost));
             }
-            End::Unsendable => return report(connection, asked, exchange, lost(Fault::Internal)),
+            End::Unsendable => {
+                return report(cx, connection, asked, exchange, lost(Fault::Internal));
+            }
             end => return Ending::Carried(end),
         }
     }
 }
 
 /// Tells the client what went wrong.
-fn report<M: Member>(
-    connection: &Connection<M>,
+fn report<J: Joins>(
+    cx: &Context<J>,
+    connection: &Connection<J::Joined>,
     asked: &Asked,
     exchange: &mut Exchange,
     lost: Lost,
@@ -332,6 +372,7 @@ fn report<M: Member>(
     let extras = Extras {
         session: lost.session,
         cookie: lost.session.is_some_and(|id| connection.gives_cookie(id)),
+        attributes: cx.cookies.attributes(connection.origin.tls),
         clear_cookie: lost.clear_cookie,
         log_id,
     };

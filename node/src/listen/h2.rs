@@ -5,6 +5,8 @@
 
 use super::Origin;
 use super::limits::Limits;
+use crate::call::ends::Source;
+use crate::call::respond::Respond;
 use crate::call::{self, Connection, Context, Joins, h2_settings};
 use crate::clock;
 use crate::drain::{Draining, Stage};
@@ -143,6 +145,8 @@ where
                 Some(Ok((request, respond))) => {
                     cx.counters.calls_total.up();
                     let serving = draining.stage() == Stage::Serving;
+                    let request = request.map(Source::H2);
+                    let respond = Respond::H2(respond);
                     let call = call::serve(cx.clone(), connection.clone(), serving, request, respond);
                     tasks::spawn(Kind::Worker, "call", call);
                 }

@@ -2,13 +2,16 @@
 //!
 //! HTTP/2 with prior knowledge. Left out so far: HTTP/1.1, h2c by upgrade, TLS, PROXY headers.
 
+mod h1;
 pub mod h2;
 pub mod limits;
+mod sniff;
 
 use crate::call::{Context, Joins};
 use crate::drain::{Draining, Stage};
 use crate::net::TcpListener;
 use crate::tasks::{self, Kind};
+use sniff::{Spoken, sniff};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +65,18 @@ pub async fn serve<J: Joins>(listener: TcpListener, cx: Arc<Context<J>>, drainin
             cx.counters.connections_total.up();
             let _gauge = cx.counters.connections.while_held();
             let origin = Origin { peer, tls: false };
-            let reason = h2::serve(cx.clone(), number, origin, stream, draining).await;
+            let reason = match sniff(stream, cx.limits.handshake).await {
+                Some(Spoken::Http2(io)) => {
+                    h2::serve(cx.clone(), number, origin, io, draining).await
+                }
+                Some(Spoken::Http1(io)) => {
+                    h1::serve(cx.clone(), number, origin, io, draining).await
+                }
+                None => {
+                    cx.counters.connections_mute.up();
+                    h2::CloseReason::Mute
+                }
+            };
             tracing::debug!(connection = number, %peer, ?reason, "a client connection ended");
             drop(place);
         });

@@ -2,8 +2,7 @@
 
 use super::{Ask, Joined, Sessions};
 use crate::call::{Joins, Member};
-use bytes::Bytes;
-use h2::client::SendRequest;
+use crate::tunnel::{Carries, Wire};
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{RequestId, VersionId};
 use tokio::time::Instant;
@@ -45,10 +44,8 @@ impl Member for Joined {
         Joined::version(self)
     }
 
-    async fn tunnel(&self, deadline: Instant) -> Result<SendRequest<Bytes>, Fault> {
-        Joined::tunnel(self, deadline)
-            .await
-            .map(|tunnel| tunnel.h2())
+    async fn wire(&self, carries: Carries, deadline: Instant) -> Result<Wire, Fault> {
+        Joined::wire(self, carries, deadline).await
     }
 
     fn closes_cleanly(&self) {

@@ -5,7 +5,7 @@
 
 use super::{Ask, GROUP_WAIT, Sessions, Target};
 use crate::tasks::{self, Kind};
-use crate::tunnel::{LinkError, Tunnel};
+use crate::tunnel::{Carries, LinkError, Tunnel, Wire};
 use arc_swap::ArcSwapOption;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{RequestId, VersionId};
@@ -107,12 +107,19 @@ impl Locals {
     }
 }
 
+/// How many HTTP/1.1 tunnels one connection keeps in one session; one more serves one exchange and
+/// closes. Each carries one exchange at a time, and browsers have six at once.
+const EXCHANGES_MAX: usize = 64;
+
 /// One client connection's part in a session: it counts as entered until this is dropped, and it has
-/// a tunnel of its own.
+/// tunnels of its own.
 pub struct Joined {
     sessions: Sessions,
     local: Arc<Local>,
+    /// For all calls that HTTP/2 carries.
     tunnel: ArcSwapOption<Tunnel>,
+    /// Those that speak HTTP/1.1, in use and idle.
+    exchanges: Mutex<Vec<Tunnel>>,
     dialing: tokio::sync::Mutex<()>,
     clean: AtomicBool,
 }
@@ -128,43 +135,86 @@ impl Joined {
         self.local.version
     }
 
-    /// A live tunnel: the connection's own, or a new one when that has broken.
+    /// Our side of a live tunnel that suits: the connection's own, or a new one.
     ///
     /// # Errors
     ///
     /// `SessionNotFound` when the session has ended for certain, `DirectoryUnavailable` when that
     /// can't be told, `WorkerLost` when it lives but its worker can't be reached.
-    pub async fn tunnel(&self, deadline: Instant) -> Result<Tunnel, Fault> {
+    pub async fn wire(&self, carries: Carries, deadline: Instant) -> Result<Wire, Fault> {
         if self.ended() {
             return Err(Fault::SessionNotFound);
         }
-        if let Some(tunnel) = self.live_tunnel() {
-            return Ok(tunnel);
+        if let Some(tunnel) = self.live_tunnel(carries) {
+            return tunnel.wire().await.ok_or(Fault::WorkerLost);
+        }
+        let mut speaks_http1 = false;
+        if carries != Carries::Grpc {
+            let idle;
+            (speaks_http1, idle) = self.exchanges_now();
+            for tunnel in idle {
+                if let Some(wire) = tunnel.wire().await {
+                    return Ok(wire);
+                }
+            }
+        }
+        // Each exchange needs a tunnel of its own over HTTP/1.1; over HTTP/2 one is enough for all.
+        if speaks_http1 || carries == Carries::Upgrade {
+            let tunnel = self.dial(carries, deadline).await?;
+            return tunnel.wire().await.ok_or(Fault::WorkerLost);
         }
         let _one_dial_at_a_time = self.dialing.lock().await;
-        if let Some(tunnel) = self.live_tunnel() {
-            return Ok(tunnel);
-        }
+        let tunnel = match self.live_tunnel(carries) {
+            Some(tunnel) => tunnel,
+            None => self.dial(carries, deadline).await?,
+        };
+        tunnel.wire().await.ok_or(Fault::WorkerLost)
+    }
+
+    async fn dial(&self, carries: Carries, deadline: Instant) -> Result<Tunnel, Fault> {
         let within = deadline
             .saturating_duration_since(crate::clock::now())
             .min(LINK_WAIT);
-        match self.sessions.0.tunnels.obtain(self.target(), within).await {
+        let tunnels = &self.sessions.0.tunnels;
+        match tunnels.obtain(self.target(), carries, within).await {
             Ok(tunnel) => {
-                self.tunnel.store(Some(Arc::new(tunnel.clone())));
+                self.use_tunnel(tunnel.clone());
                 Ok(tunnel)
             }
             Err(error) => Err(self.sessions.why_no_link(self.target(), error).await),
         }
     }
 
-    /// Gives a fresh part its first tunnel.
+    /// Takes a tunnel in.
     pub(super) fn use_tunnel(&self, tunnel: Tunnel) {
-        self.tunnel.store(Some(Arc::new(tunnel)));
+        if tunnel.suits(Carries::Grpc) {
+            self.tunnel.store(Some(Arc::new(tunnel)));
+            return;
+        }
+        let mut exchanges = self.exchanges();
+        if exchanges.len() < EXCHANGES_MAX {
+            exchanges.push(tunnel);
+        }
     }
 
-    fn live_tunnel(&self) -> Option<Tunnel> {
+    fn live_tunnel(&self, carries: Carries) -> Option<Tunnel> {
         let tunnel = self.tunnel.load();
-        tunnel.as_deref().filter(|tunnel| tunnel.is_live()).cloned()
+        let fits = |tunnel: &&Tunnel| tunnel.is_live() && tunnel.suits(carries);
+        tunnel.as_deref().filter(fits).cloned()
+    }
+
+    /// Whether there are HTTP/1.1 tunnels, and those that nobody uses. What is over is forgotten.
+    fn exchanges_now(&self) -> (bool, Vec<Tunnel>) {
+        let mut exchanges = self.exchanges();
+        exchanges.retain(|tunnel| !tunnel.is_over());
+        let idle = exchanges.iter().filter(|tunnel| tunnel.is_live());
+        (!exchanges.is_empty(), idle.cloned().collect())
+    }
+
+    fn exchanges(&self) -> std::sync::MutexGuard<'_, Vec<Tunnel>> {
+        self.exchanges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection closes cleanly (GOAWAY, FIN with no open stream); without this word the close
@@ -182,11 +232,12 @@ impl Joined {
 impl Drop for Joined {
     fn drop(&mut self) {
         let inner = &self.sessions.0;
-        if let Some(tunnel) = self.tunnel.swap(None)
-            && tunnel.is_live()
-            && !self.ended()
-        {
-            inner.tunnels.park(self.target(), Tunnel::clone(&tunnel));
+        let mut tunnels = std::mem::take(&mut *self.exchanges());
+        tunnels.extend(self.tunnel.swap(None).as_deref().cloned());
+        for tunnel in tunnels {
+            if tunnel.is_live() && !self.ended() {
+                inner.tunnels.park(self.target(), tunnel);
+            }
         }
         if !inner.locals.leave(&self.local) || self.ended() {
             return;
@@ -210,13 +261,18 @@ impl Drop for Joined {
 
 impl Sessions {
     pub(super) fn joined(&self, local: Arc<Local>, tunnel: Option<Tunnel>) -> Joined {
-        Joined {
+        let joined = Joined {
             sessions: self.clone(),
             local,
-            tunnel: ArcSwapOption::new(tunnel.map(Arc::new)),
+            tunnel: ArcSwapOption::empty(),
+            exchanges: Mutex::default(),
             dialing: tokio::sync::Mutex::new(()),
             clean: AtomicBool::new(false),
+        };
+        if let Some(tunnel) = tunnel {
+            joined.use_tunnel(tunnel);
         }
+        joined
     }
 
     /// Chooses the fault for a session whose worker can't be reached: its home group decides.

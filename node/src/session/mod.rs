@@ -15,7 +15,7 @@ pub mod watch;
 
 pub use local::Joined;
 
-use crate::tunnel::Tunnels;
+use crate::tunnel::{Carries, Tunnels};
 use local::Locals;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, RegionId, RequestId, TenantId, VersionId};
@@ -47,6 +47,8 @@ pub struct Ask {
     pub window: Option<Duration>,
     /// When the wait for a worker ends: min(`grpc-timeout`, the version's `wait`).
     pub deadline: Instant,
+    /// What the tunnel to the worker is for.
+    pub carries: Carries,
 }
 
 impl Ask {

@@ -324,7 +324,7 @@ impl OpenGuard<'_> {
     ) -> Result<Attempt, Fault> {
         let tunnels = &self.sessions.0.tunnels;
         let within = LINK_WAIT.min(ask.left());
-        match tunnels.obtain(&target, within).await {
+        match tunnels.obtain(&target, ask.carries, within).await {
             Ok(tunnel) => {
                 self.waiter = None;
                 self.clear_failed_links(&target);

@@ -56,11 +56,11 @@ impl Sessions {
         // From here on, dropping `joined` leaves again, whatever happens.
         let joined = self.joined(local, None);
         if !first {
-            joined.tunnel(ask.deadline).await?;
+            joined.wire(ask.carries, ask.deadline).await?;
             return Ok(joined);
         }
         let within = ask.left().min(LINK_WAIT);
-        let dial = self.0.tunnels.obtain(&target, within);
+        let dial = self.0.tunnels.obtain(&target, ask.carries, within);
         let enter = async {
             if !known.far_from_end {
                 return self.enter(&target, ask).await;

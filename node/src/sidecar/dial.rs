@@ -7,6 +7,7 @@ use super::options::Settings;
 use crate::clock;
 use crate::net::{self, TcpStream};
 use crate::tls::Stream;
+use crate::tunnel::Speaks;
 use crate::tunnel::close::printable;
 use bytes::BytesMut;
 use pontoon_proto::id::{RequestId, WorkerId};
@@ -33,6 +34,8 @@ pub(super) struct Order {
     pub(super) worker: WorkerId,
     pub(super) ticket: String,
     pub(super) urls: Vec<String>,
+    /// What the worker speaks.
+    pub(super) speaks: Speaks,
 }
 
 /// Dials, and splices until both sides are done.
@@ -101,8 +104,11 @@ async fn connect(settings: &Settings, url: &str, order: &Order) -> io::Result<(S
     };
     let head = format!(
         "CONNECT /v1/proxy HTTP/1.1\r\nHost: {url}\r\nAuthorization: Bearer {}\r\n\
-         X-Request-ID: {}\r\nX-Worker-ID: {}\r\n\r\n",
-        order.ticket, order.id, order.worker
+         X-Request-ID: {}\r\nX-Worker-ID: {}\r\nX-Worker-Protocol: {}\r\n\r\n",
+        order.ticket,
+        order.id,
+        order.worker,
+        order.speaks.label()
     );
     stream.write_all(head.as_bytes()).await?;
     let mut read = BytesMut::with_capacity(1024);

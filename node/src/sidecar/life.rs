@@ -9,6 +9,7 @@ use super::dial::{self, Order};
 use super::options::Settings;
 use super::slots::{Answer, Fence, Slots};
 use super::{http, levels::Levels};
+use crate::tunnel::Speaks;
 use crate::{random, tasks};
 use pontoon_proto::id::{RequestId, WorkerId};
 use pontoon_proto::worker::sidecar_message::Message;
@@ -38,6 +39,8 @@ pub(super) struct Life {
     pub(super) counters: Arc<Counters>,
     /// What every control stream tells its node.
     pub(super) levels: watch::Sender<Levels>,
+    /// What the worker speaks.
+    pub(super) speaks: Speaks,
     state: Mutex<State>,
 }
 
@@ -58,12 +61,18 @@ struct Held {
 
 impl Life {
     /// A life under a fresh id.
-    pub(super) fn new(settings: Arc<Settings>, counters: Arc<Counters>, levels: Levels) -> Self {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        counters: Arc<Counters>,
+        levels: Levels,
+        speaks: Speaks,
+    ) -> Self {
         Self {
             id: WorkerId::from_random(random::bytes()),
             settings,
             counters,
             levels: watch::Sender::new(levels),
+            speaks,
             state: Mutex::default(),
         }
     }
@@ -116,6 +125,7 @@ impl Life {
             worker: self.id,
             ticket: open.ticket.clone(),
             urls: open.urls.clone(),
+            speaks: self.speaks,
         };
         if open.probe {
             self.probe(order);

@@ -19,6 +19,7 @@ mod ops;
 mod options;
 mod roster;
 mod slots;
+mod speaks;
 #[cfg(test)]
 mod tests;
 
@@ -199,7 +200,8 @@ async fn serve(settings: Settings, mut drain: Draining) -> Result<(), Stop> {
             dead: None,
         };
         counters.lives.add();
-        let life = Life::new(Arc::clone(&settings), Arc::clone(&counters), levels);
+        let speaks = speaks::ask(&settings.worker, &settings.check).await;
+        let life = Life::new(Arc::clone(&settings), Arc::clone(&counters), levels, speaks);
         let ended = live(&Arc::new(life), &mut probe, &mut drain, &attached).await;
         attached.send_replace(0);
         match ended {

@@ -7,7 +7,7 @@ use crate::drain::{Drain, Stage};
 use crate::net::{TcpListener, TcpStream};
 use crate::tasks;
 use crate::tunnel::tests::{Group, KEY, Node, REGION, until};
-use crate::tunnel::{LinkError, Tunnel};
+use crate::tunnel::{Carries, LinkError, Tunnel};
 use bytes::Bytes;
 use pontoon_proto::id::WorkerId;
 use pontoon_raft::directory::command::{DrainReason, EndReason};
@@ -167,7 +167,12 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// One call through a tunnel.
 async fn call(tunnel: &Tunnel, text: &str) -> Result<String, h2::Error> {
     let request = http::Request::post("http://worker/echo").body(()).unwrap();
-    let (answer, mut send) = tunnel.h2().ready().await?.send_request(request, false)?;
+    let (answer, mut send) = tunnel
+        .h2()
+        .unwrap()
+        .ready()
+        .await?
+        .send_request(request, false)?;
     send.send_data(Bytes::from(text.to_owned()), true)?;
     let mut body = answer.await?.into_body();
     let mut echoed = Vec::new();
@@ -191,14 +196,26 @@ async fn k_att_1_a_session_is_carried_from_its_first_tunnel_to_its_end() {
     attached_at(&group, 1).await;
 
     let target = group.open(node.at);
-    let tunnel = node.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let tunnel = node
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     assert_eq!(call(&tunnel, "hello").await.unwrap(), "hello");
 
     // A parked tunnel is used again; a second connection gets a second one.
-    let second = node.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let second = node
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     assert_eq!(call(&second, "again").await.unwrap(), "again");
     node.tunnels.park(&target, tunnel);
-    let parked = node.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let parked = node
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     assert_eq!(call(&parked, "parked").await.unwrap(), "parked");
 
     group.end(target.id);
@@ -213,7 +230,7 @@ async fn k_att_1_a_session_is_carried_from_its_first_tunnel_to_its_end() {
     assert_eq!(told["reason"], "released");
 
     // The node that lags behind gets no tunnel for what has ended.
-    let again = node.tunnels.obtain(&target, WITHIN).await;
+    let again = node.tunnels.obtain(&target, Carries::Grpc, WITHIN).await;
     assert_eq!(again.err(), Some(LinkError::NoDial));
     assert!(ended.lock().unwrap().is_empty());
 }
@@ -226,7 +243,11 @@ async fn an_end_is_confirmed_after_the_sidecar_has_let_go() {
     let _sidecar = start(settings(&worker, &[&node]));
     let id = attached_at(&group, 1).await;
     let target = group.open(node.at);
-    let tunnel = node.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let tunnel = node
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     let end = crate::tunnel::end_session(target.id, &target.binding, EndReason::Released);
     let passed = node.tunnels.sidecars().pass(id, end, Some(WITHIN)).await;
     assert_eq!(passed, crate::tunnel::PassOutcome::Passed);
@@ -241,17 +262,25 @@ async fn h_4_a_newer_binding_of_a_slot_closes_the_older_ones_tunnels() {
     let _sidecar = start(settings(&worker, &[&node]));
     attached_at(&group, 1).await;
     let older = group.open(node.at);
-    let tunnel = node.tunnels.obtain(&older, WITHIN).await.unwrap();
+    let tunnel = node
+        .tunnels
+        .obtain(&older, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     let mut newer = older;
     newer.id = pontoon_proto::id::RequestId::mint(older.region, [1; 16]);
     newer.binding.index += 1;
-    let next = node.tunnels.obtain(&newer, WITHIN).await.unwrap();
+    let next = node
+        .tunnels
+        .obtain(&newer, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     assert_eq!(call(&next, "new").await.unwrap(), "new");
     until("the older tunnel is closed", || {
         (!tunnel.is_live()).then_some(())
     })
     .await;
-    let again = node.tunnels.obtain(&older, WITHIN).await;
+    let again = node.tunnels.obtain(&older, Carries::Grpc, WITHIN).await;
     assert_eq!(again.err(), Some(LinkError::NoDial));
 }
 
@@ -268,7 +297,11 @@ async fn k_att_2_the_loss_of_one_of_two_nodes_costs_nothing() {
     let id = attached_at(&group, 2).await;
     let target = group.open(third.at);
     // The entry node asks a node where the sidecar is attached, whichever that is.
-    let tunnel = third.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let tunnel = third
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     lost.stop();
     until("attached elsewhere", || {
         let away = !lost.tunnels.sidecars().is_attached(id);
@@ -276,7 +309,11 @@ async fn k_att_2_the_loss_of_one_of_two_nodes_costs_nothing() {
     })
     .await;
     assert_eq!(call(&tunnel, "still").await.unwrap(), "still");
-    let resumed = kept.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let resumed = kept
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     assert_eq!(call(&resumed, "here").await.unwrap(), "here");
 }
 
@@ -288,7 +325,11 @@ async fn c_rsm_7_a_restarted_worker_has_a_new_id_and_the_old_sessions_are_gone()
     let _sidecar = start(settings(&worker, &[&node]));
     let first = attached_at(&group, 1).await;
     let target = group.open(node.at);
-    let tunnel = node.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let tunnel = node
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
 
     let address = worker.kill().await;
     let worker = Worker::start(&address).await;
@@ -321,7 +362,11 @@ async fn k_att_3_a_sidecar_that_is_told_to_leave_lets_its_sessions_end() {
     let sidecar = start(settings(&worker, &[&node]));
     let id = attached_at(&group, 1).await;
     let target = group.open(node.at);
-    let tunnel = node.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let tunnel = node
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
 
     sidecar.drain.enter(Stage::Draining);
     until("the directory knows", || {
@@ -373,7 +418,11 @@ async fn h_5_a_lost_control_stream_closes_no_tunnel_to_another_node() {
     let _sidecar = start(settings(&worker, &[&control]));
     attached_at(&group, 2).await;
     let target = group.open(entry.at);
-    let tunnel = entry.tunnels.obtain(&target, WITHIN).await.unwrap();
+    let tunnel = entry
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
     control.stop();
     until("one control stream is left", || {
         (attached(&group)?.1 == 1).then_some(())

@@ -8,7 +8,8 @@ use super::Tunnels;
 use super::attach::Attach;
 use super::desk::Incoming;
 use super::head::{self, HEAD_MAX, Parsed, Protocol, Refusal, Request};
-use super::prefixed::Prefixed;
+use super::prefixed::{ByteStream, Prefixed};
+use super::wire::Speaks;
 use crate::net::{TcpListener, TcpStream};
 use crate::tasks;
 use crate::tls::Stream;
@@ -108,16 +109,26 @@ async fn greet(
             Ok(())
         }
         Some(Parsed::Complete(Request::Health, _)) => answer(stream, &head::healthy()).await,
-        Some(Parsed::Complete(Request::Connect { ticket, id, worker }, length)) => {
+        Some(Parsed::Complete(
+            Request::Connect {
+                ticket,
+                id,
+                worker,
+                speaks,
+            },
+            length,
+        )) => {
             let behind = read.split_off(length).freeze();
             let Ok(waiter) = tunnels.desk().present(&ticket, id, worker) else {
                 return answer(stream, &Refusal::InvalidAuth.answer()).await;
             };
             stream.write_all(head::CONNECTED.as_bytes()).await?;
-            let incoming: Incoming = match behind.is_empty() {
+            let stream: Box<dyn ByteStream> = match behind.is_empty() {
                 true => Box::new(stream),
                 false => Box::new(Prefixed::new(behind, stream)),
             };
+            let speaks = speaks.as_deref().and_then(Speaks::parse);
+            let incoming = Incoming { stream, speaks };
             // Whoever waited has just given up: the sidecar sees its tunnel close.
             let _or_gone = waiter.send(incoming);
             Ok(())

@@ -4,6 +4,7 @@
 //! refused; a waiter that gives up takes its ticket along.
 
 use super::prefixed::ByteStream;
+use super::wire::Speaks;
 use crate::ops::metrics::Metrics;
 use crate::{clock, random};
 use pontoon_proto::id::{NodeBoot, RequestId, WorkerId};
@@ -15,7 +16,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// A byte stream that a sidecar opened and that was found good.
-pub(super) type Incoming = Box<dyn ByteStream>;
+pub(super) struct Incoming {
+    pub(super) stream: Box<dyn ByteStream>,
+    /// What the worker at its end speaks, if the sidecar said.
+    pub(super) speaks: Option<Speaks>,
+}
 
 /// All outstanding tickets of this process, with who waits for each.
 #[derive(Clone)]

@@ -1,4 +1,6 @@
-//! Runs one tunnel: the HTTP/2 connection over it, its probes, and how it ends.
+//! Runs one tunnel: the HTTP connection over it, its probes, and how it ends.
+//!
+//! Only HTTP/2 has probes; a silent HTTP/1.1 tunnel is found by the keepalive of its socket.
 //!
 //! A probe is an unchanged SETTINGS, not a PING: RFC 9113 6.5.3 makes the peer acknowledge both at
 //! once, but gRPC servers count PINGs between which they sent no data, and answer the third with
@@ -6,22 +8,24 @@
 
 use super::close::{Close, CloseReason, Closing};
 use super::desk::Incoming;
+use super::metered::{Meter, Metered};
 use super::pool::{Dialing, Pool};
 use super::pulse::{Pulse, Verdict};
-use super::{Shared, Tunnel};
+use super::wire::{Carries, Slot, Speaks};
+use super::{Shared, Spoken, Tunnel};
 use crate::call::h2_settings::{CONNECTION_WINDOW, HEADER_LIST_MAX, STREAM_WINDOW};
 use crate::ops::metrics::{Entered, Metrics};
 use crate::session::Target;
 use crate::{clock, tasks};
 use bytes::Bytes;
+use futures::future::Either;
 use h2::client::Connection;
-use std::io;
-use std::pin::Pin;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often a tunnel's pulse is looked at; a death is noticed at most this much late.
@@ -37,14 +41,6 @@ pub(super) struct Life {
     /// Nobody uses it at present.
     parked: AtomicBool,
     meter: Arc<Meter>,
-}
-
-/// What went through a byte stream.
-#[derive(Debug, Default)]
-struct Meter {
-    received: AtomicU64,
-    sent: AtomicU64,
-    finished: AtomicBool,
 }
 
 impl Life {
@@ -74,36 +70,64 @@ pub(super) async fn start(
     shared: &Shared,
     dialing: Dialing,
     target: Target,
-    stream: Incoming,
+    carries: Carries,
+    incoming: Incoming,
 ) -> Option<Tunnel> {
-    let meter = Arc::new(Meter::default());
-    let metered = Metered {
-        inner: stream,
-        meter: Arc::clone(&meter),
-    };
-    let handshake = settings().handshake::<_, Bytes>(metered);
-    let (sender, connection) = handshake.await.ok()?;
+    let speaks = incoming.speaks;
     let life = Arc::new(Life {
         target,
         closing: Closing::default(),
         close: CancellationToken::new(),
         closed: AtomicBool::new(false),
         parked: AtomicBool::new(false),
-        meter,
+        meter: Arc::default(),
     });
+    let io = Metered::new(incoming.stream, Arc::clone(&life.meter));
+    let http2 = match carries {
+        Carries::Grpc => true,
+        Carries::Plain => speaks == Some(Speaks::Http2),
+        Carries::Upgrade => false,
+    };
+    let (spoken, connection) = if http2 {
+        let (sender, connection) = settings().handshake::<_, Bytes>(io).await.ok()?;
+        (Spoken::H2(sender), Either::Left(connection))
+    } else {
+        let io = io.cut_by(life.close.clone());
+        let gone = io.gone();
+        let handshake = http1_settings().handshake(TokioIo::new(io));
+        let (sender, connection) = handshake.await.ok()?;
+        let slot = Spoken::H1(Slot::new(sender));
+        (slot, Either::Right((connection.with_upgrades(), gone)))
+    };
     if !dialing.up(Arc::clone(&life)) {
         return None;
     }
     shared.metrics.worker_connection_opened.add();
-    let tunnel = Tunnel::new(sender.clone(), Arc::clone(&life));
-    let count = Count {
+    let tunnel = Tunnel::new(spoken, speaks, Arc::clone(&life));
+    let run = Run {
+        pool: shared.pool.clone(),
+        life,
+        users: Arc::downgrade(&tunnel.inner),
+        started: clock::now(),
         metrics: Arc::clone(&shared.metrics),
         _active: shared.metrics.worker_connections_active.enter(),
     };
-    let users = Arc::downgrade(&tunnel.inner);
-    let run = run(shared.pool.clone(), life, connection, users, count);
-    tasks::spawn(tasks::Kind::Worker, "tunnel", run);
+    match connection {
+        Either::Left(connection) => {
+            tasks::spawn(tasks::Kind::Worker, "tunnel", run.http2(connection));
+        }
+        Either::Right((connection, gone)) => {
+            tasks::spawn(tasks::Kind::Worker, "tunnel", run.http1(connection, gone));
+        }
+    }
     Some(tunnel)
+}
+
+/// The HTTP/1.1 settings of our side of a tunnel: a worker's head may be as long as over HTTP/2.
+fn http1_settings() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEADER_LIST_MAX as usize);
+    builder
 }
 
 /// The HTTP/2 settings of our side of a tunnel.
@@ -126,55 +150,97 @@ fn settings() -> h2::client::Builder {
     builder
 }
 
-/// Where a tunnel is counted; it counts as active as long as this lives.
-struct Count {
+/// What a running tunnel's task holds. It counts as active as long as this lives.
+struct Run {
+    pool: Pool,
+    life: Arc<Life>,
+    users: std::sync::Weak<super::Inner>,
+    started: Instant,
     metrics: Arc<Metrics>,
     _active: Entered,
 }
 
-async fn run(
-    pool: Pool,
-    life: Arc<Life>,
-    mut connection: Connection<Metered, Bytes>,
-    users: std::sync::Weak<super::Inner>,
-    count: Count,
-) {
-    let started = clock::now();
-    let mut pulse = Pulse::default();
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let ended = loop {
-        tokio::select! {
-            () = life.close.cancelled() => break None,
-            result = &mut connection => break Some(result),
-            _ = look.tick() => {
-                let received = life.meter.received.load(Ordering::Relaxed);
-                let in_use = !life.parked.load(Ordering::Relaxed);
-                match pulse.look(started.elapsed(), received, in_use) {
-                    Verdict::Quiet => {}
-                    Verdict::Ask => {
-                        // Refused only while an earlier SETTINGS is unanswered, which asks as well.
-                        let _or_asked = connection.set_initial_window_size(STREAM_WINDOW);
-                    }
-                    Verdict::Dead => {
-                        life.closing.record(CloseReason::Silent, None, "no answer to a probe");
-                        break None;
+impl Run {
+    async fn http2(self, mut connection: Connection<Metered, Bytes>) {
+        let life = &self.life;
+        let mut pulse = Pulse::default();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let ended = loop {
+            tokio::select! {
+                () = life.close.cancelled() => break None,
+                result = &mut connection => break Some(result),
+                _ = look.tick() => {
+                    let received = life.meter.received();
+                    let in_use = !life.parked.load(Ordering::Relaxed);
+                    match pulse.look(self.started.elapsed(), received, in_use) {
+                        Verdict::Quiet => {}
+                        Verdict::Ask => {
+                            // Refused only while an earlier SETTINGS is unanswered, which asks as well.
+                            let _or_asked = connection.set_initial_window_size(STREAM_WINDOW);
+                        }
+                        Verdict::Dead => {
+                            life.closing.record(CloseReason::Silent, None, "no answer to a probe");
+                            break None;
+                        }
                     }
                 }
             }
+        };
+        if let Some(result) = ended {
+            record(life, result, self.users.strong_count() == 0);
         }
-    };
-    if let Some(result) = ended {
-        record(&life, result, users.strong_count() == 0);
+        drop(connection);
+        self.over();
     }
-    life.closed.store(true, Ordering::Release);
-    drop(connection);
-    pool.gone(&life);
-    report(&life, started.elapsed(), &count.metrics);
+
+    /// `gone` is cancelled when the byte stream is dropped, by the connection or by what it was
+    /// upgraded to.
+    async fn http1(
+        self,
+        connection: impl Future<Output = hyper::Result<()>>,
+        gone: CancellationToken,
+    ) {
+        let life = &self.life;
+        let ended = tokio::select! {
+            () = life.close.cancelled() => None,
+            result = connection => Some(result),
+        };
+        let released = self.users.strong_count() == 0 && !life.meter.is_finished();
+        match ended {
+            None => {}
+            Some(Ok(())) if gone.is_cancelled() => {
+                let reason = match released {
+                    true => CloseReason::Released,
+                    false => CloseReason::WorkerClosed,
+                };
+                life.closing.record(reason, None, "");
+            }
+            Some(Ok(())) => {
+                // An upgrade took it: whoever has it now cuts it when it is told to close.
+                gone.cancelled().await;
+                life.closing.record(CloseReason::Released, None, "");
+            }
+            Some(Err(error)) => {
+                let reason = match error.is_parse() || error.is_parse_too_large() {
+                    true => CloseReason::Protocol,
+                    false => CloseReason::Broken,
+                };
+                life.closing.record(reason, None, &error.to_string());
+            }
+        }
+        self.over();
+    }
+
+    fn over(self) {
+        self.life.closed.store(true, Ordering::Release);
+        self.pool.gone(&self.life);
+        report(&self.life, self.started.elapsed(), &self.metrics);
+    }
 }
 
 fn record(life: &Life, result: Result<(), h2::Error>, released: bool) {
-    let finished = life.meter.finished.load(Ordering::Relaxed);
+    let finished = life.meter.is_finished();
     let (reason, code, text) = match result {
         Ok(()) if released && !finished => (CloseReason::Released, None, String::new()),
         Ok(()) => (CloseReason::WorkerClosed, None, String::new()),
@@ -212,76 +278,9 @@ fn report(life: &Life, lasted: Duration, metrics: &Metrics) {
         reason = close.reason.label(),
         code = close.code,
         text = close.text,
-        received = life.meter.received.load(Ordering::Relaxed),
-        sent = life.meter.sent.load(Ordering::Relaxed),
+        received = life.meter.received(),
+        sent = life.meter.sent(),
         seconds = lasted.as_secs_f64(),
         "tunnel closed"
     );
-}
-
-/// Counts what goes through a byte stream.
-struct Metered {
-    inner: Incoming,
-    meter: Arc<Meter>,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let room = buf.remaining() > 0;
-        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if matches!(result, Poll::Ready(Ok(()))) {
-            let n = buf.filled().len() - before;
-            self.meter.received.fetch_add(n as u64, Ordering::Relaxed);
-            if n == 0 && room {
-                self.meter.finished.store(true, Ordering::Relaxed);
-            }
-        }
-        result
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.count(result)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.count(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-}
-
-impl Metered {
-    fn count(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(n)) = &result {
-            self.meter.sent.fetch_add(*n as u64, Ordering::Relaxed);
-        }
-        result
-    }
 }

@@ -48,6 +48,8 @@ pub(super) enum Request {
         id: RequestId,
         /// The worker, where the sidecar names it (`X-Worker-ID`).
         worker: Option<WorkerId>,
+        /// What the worker speaks, where the sidecar says (`X-Worker-Protocol`).
+        speaks: Option<String>,
     },
     /// `GET /health`.
     Health,
@@ -175,6 +177,7 @@ fn connect(headers: &[httparse::Header<'_>]) -> Result<Request, Refusal> {
         ticket: ticket.to_owned(),
         id,
         worker: value(headers, "x-worker-id").and_then(|worker| worker.parse().ok()),
+        speaks: value(headers, "x-worker-protocol").map(str::to_owned),
     })
 }
 

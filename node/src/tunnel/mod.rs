@@ -1,4 +1,5 @@
-//! Tunnels: authenticated byte streams, dialed by sidecars, on which we are the HTTP client.
+//! Tunnels: authenticated byte streams, dialed by sidecars, on which we are the HTTP client; [`wire`]
+//! says which HTTP is spoken.
 //!
 //! [`Tunnels::obtain`] gives a connection the parked tunnel of its session ([`pool`]), or asks the
 //! sidecar for a new one ([`open`]): a ticket is minted at the [`desk`], `OpenTunnel` is passed to a
@@ -17,6 +18,7 @@ mod desk;
 mod directories;
 mod driver;
 mod head;
+mod metered;
 mod open;
 mod pool;
 mod prefixed;
@@ -25,12 +27,14 @@ mod sidecars;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
+mod wire;
 
 pub(crate) use accept::serve;
 pub use directories::{Directories, Grant, KeyRefused, Unanswered};
 pub use prefixed::{ByteStream, Prefixed};
 pub use sidecars::{PassOutcome, Sidecars};
 pub use watch::end_session;
+pub use wire::{Carries, Lent, Speaks, Wire};
 
 use crate::ops::metrics::Metrics;
 use crate::session::Target;
@@ -59,29 +63,77 @@ pub struct Tunnel {
 }
 
 struct Inner {
-    sender: h2::client::SendRequest<Bytes>,
+    wire: Spoken,
+    /// What the worker speaks, if its sidecar said.
+    speaks: Option<Speaks>,
     life: Arc<Life>,
 }
 
+/// What we speak over it.
+enum Spoken {
+    H2(h2::client::SendRequest<Bytes>),
+    H1(wire::Slot),
+}
+
 impl Tunnel {
-    fn new(sender: h2::client::SendRequest<Bytes>, life: Arc<Life>) -> Self {
-        let inner = Arc::new(Inner { sender, life });
+    fn new(wire: Spoken, speaks: Option<Speaks>, life: Arc<Life>) -> Self {
+        let inner = Arc::new(Inner { wire, speaks, life });
         Self { inner }
     }
 
-    /// The HTTP/2 side: wait until it is ready, then send a request.
-    pub fn h2(&self) -> h2::client::SendRequest<Bytes> {
-        self.inner.sender.clone()
+    /// The HTTP/2 side: wait until it is ready, then send a request. `None` over HTTP/1.1.
+    pub fn h2(&self) -> Option<h2::client::SendRequest<Bytes>> {
+        match &self.inner.wire {
+            Spoken::H2(sender) => Some(sender.clone()),
+            Spoken::H1(_) => None,
+        }
+    }
+
+    /// Ready for a request; `None` when it is HTTP/1.1 and in use.
+    pub async fn wire(&self) -> Option<Wire> {
+        match &self.inner.wire {
+            Spoken::H2(sender) => Some(Wire::H2(sender.clone())),
+            Spoken::H1(slot) => Lent::borrow(self, slot).await.map(Wire::H1),
+        }
+    }
+
+    /// Whether it can carry this kind of call.
+    pub fn suits(&self, carries: Carries) -> bool {
+        match &self.inner.wire {
+            Spoken::H2(_) => match carries {
+                Carries::Grpc => true,
+                Carries::Plain => self.inner.speaks != Some(Speaks::Http1),
+                Carries::Upgrade => false,
+            },
+            Spoken::H1(_) => carries != Carries::Grpc,
+        }
     }
 
     /// Whether the tunnel can still carry a new call.
     pub fn is_live(&self) -> bool {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let refused = matches!(
-            self.inner.sender.clone().poll_ready(&mut cx),
-            std::task::Poll::Ready(Err(_))
-        );
-        self.inner.life.is_live() && !refused
+        self.inner.life.is_live()
+            && match &self.inner.wire {
+                Spoken::H2(sender) => {
+                    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                    !matches!(
+                        sender.clone().poll_ready(&mut cx),
+                        std::task::Poll::Ready(Err(_))
+                    )
+                }
+                Spoken::H1(slot) => slot.is_free(),
+            }
+    }
+
+    /// Whether it has closed, or is about to.
+    pub fn is_over(&self) -> bool {
+        !self.inner.life.is_live()
+    }
+
+    fn slot(&self) -> Option<&wire::Slot> {
+        match &self.inner.wire {
+            Spoken::H1(slot) => Some(slot),
+            Spoken::H2(_) => None,
+        }
     }
 
     fn life(&self) -> &Arc<Life> {
@@ -176,12 +228,17 @@ impl Tunnels {
         tunnels
     }
 
-    /// The session's parked tunnel if it lives, else a new one, within a bound.
-    pub async fn obtain(&self, target: &Target, within: Duration) -> Result<Tunnel, LinkError> {
-        if let Some(tunnel) = self.0.pool.take(target) {
+    /// The session's parked tunnel if one lives that suits, else a new one, within a bound.
+    pub async fn obtain(
+        &self,
+        target: &Target,
+        carries: Carries,
+        within: Duration,
+    ) -> Result<Tunnel, LinkError> {
+        if let Some(tunnel) = self.0.pool.take(target, carries) {
             return Ok(tunnel);
         }
-        open::dial(&self.0, target, within).await
+        open::dial(&self.0, target, carries, within).await
     }
 
     /// Gives a tunnel back when its client connection closed; it waits with its session.

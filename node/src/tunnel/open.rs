@@ -3,6 +3,7 @@
 
 use super::desk::Waiting;
 use super::sidecars::PassOutcome;
+use super::wire::Carries;
 use super::{LinkError, Shared, Tunnel, driver};
 use crate::session::Target;
 use crate::{clock, random};
@@ -27,6 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(super) async fn dial(
     shared: &Shared,
     target: &Target,
+    carries: Carries,
     within: Duration,
 ) -> Result<Tunnel, LinkError> {
     let deadline = clock::now() + within;
@@ -42,7 +44,7 @@ pub(super) async fn dial(
         error = pass(shared, target, &message, deadline) => return Err(error),
         () = sleep_until(deadline) => return Err(last_word(shared, target)),
     };
-    driver::start(shared, dialing, *target, stream)
+    driver::start(shared, dialing, *target, carries, stream)
         .await
         .ok_or(LinkError::NoDial)
 }

@@ -3,6 +3,7 @@
 use super::Tunnel;
 use super::close::CloseReason;
 use super::driver::Life;
+use super::wire::Carries;
 use crate::session::Target;
 use pontoon_proto::id::RequestId;
 use std::collections::BTreeMap;
@@ -79,18 +80,20 @@ impl Pool {
         }
     }
 
-    /// A parked tunnel of this session and binding that lives.
-    pub(super) fn take(&self, target: &Target) -> Option<Tunnel> {
+    /// A parked tunnel of this session and binding that lives and suits.
+    pub(super) fn take(&self, target: &Target, carries: Carries) -> Option<Tunnel> {
         let mut sessions = self.lock();
-        loop {
-            let tunnel = sessions.by_id.get_mut(&target.id)?.parked.pop()?;
-            sessions.parked -= 1;
-            if tunnel.is_live() && tunnel.life().target.binding == target.binding {
-                tunnel.life().set_parked(false);
-                return Some(tunnel);
-            }
-            sessions.sweep(target.id);
-        }
+        let session = sessions.by_id.get_mut(&target.id)?;
+        let before = session.parked.len();
+        let fresh =
+            |tunnel: &Tunnel| tunnel.is_live() && tunnel.life().target.binding == target.binding;
+        session.parked.retain(fresh);
+        let suits = |tunnel: &Tunnel| tunnel.suits(carries);
+        let taken = session.parked.iter().rposition(suits);
+        let tunnel = taken.map(|at| session.parked.remove(at));
+        sessions.parked -= before - sessions.by_id[&target.id].parked.len();
+        sessions.sweep(target.id);
+        tunnel.inspect(|tunnel| tunnel.life().set_parked(false))
     }
 
     /// Keeps a tunnel with its session. One too many is let go of, and closes.

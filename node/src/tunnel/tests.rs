@@ -357,7 +357,7 @@ async fn h_25_a_used_ticket_is_refused_and_bytes_behind_the_head_are_kept() {
         .write_all(format!("{head}behind").as_bytes())
         .await
         .unwrap();
-    let mut stream = (&mut waiting.stream).await.unwrap();
+    let mut stream = (&mut waiting.stream).await.unwrap().stream;
     let mut behind = [0; 6];
     stream.read_exact(&mut behind).await.unwrap();
     assert_eq!(&behind, b"behind");

@@ -2,12 +2,14 @@
 
 use super::super::context::{CatalogReplica, Context, Joins, Member};
 use super::super::counters::Counters;
+use super::super::dress::CookiePolicy;
 use super::worker::{self, Seen};
 use crate::drain::Drain;
 use crate::listen::{self, limits::Limits};
 use crate::net::TcpStream;
 use crate::session::Ask;
 use crate::tasks::{self, Kind};
+use crate::tunnel::{Carries, Wire};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -211,7 +213,7 @@ impl Member for FakeJoined {
         self.record.version
     }
 
-    async fn tunnel(&self, _deadline: Instant) -> Result<SendRequest<Bytes>, Fault> {
+    async fn wire(&self, _carries: Carries, _deadline: Instant) -> Result<Wire, Fault> {
         if self.ended() {
             return Err(Fault::SessionNotFound);
         }
@@ -219,7 +221,7 @@ impl Member for FakeJoined {
         if sender.clone().ready().await.is_err() {
             *sender = worker::dial(&self.sessions.seen).await;
         }
-        Ok(sender.clone())
+        Ok(Wire::H2(sender.clone()))
     }
 
     fn closes_cleanly(&self) {
@@ -362,6 +364,8 @@ impl World {
             counters: counters.clone(),
             limits: plan.limits,
             region: "us-east".to_owned(),
+            cookies: CookiePolicy::default(),
+            forwards_address: false,
         });
         let listener = crate::net::listen("test", "127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

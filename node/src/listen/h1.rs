@@ -1,0 +1,234 @@
+//! One HTTP/1.1 client connection: its requests become calls, one after the other.
+//!
+//! The codec is hyper's. What is ours is when a connection goes: after a silence, when a head does not
+//! come to its end, when the node drains; and what it may become: a WebSocket, or HTTP/2.
+
+use super::Origin;
+use super::h2::CloseReason;
+use crate::call::ends::Source;
+use crate::call::respond::{Http1, Respond};
+use crate::call::{self, Connection, Context, Joins};
+use crate::clock;
+use crate::drain::{Draining, Stage};
+use crate::pipe::Reader;
+use crate::tasks::{self, Kind};
+use http::header::UPGRADE;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context as TaskContext, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+
+/// How many header lines a request may have; more are answered with 431. Each costs 32 bytes while
+/// the head is read.
+const HEADERS_MAX: usize = 512;
+
+/// The connection is cut: an answer that can't come to its end, or a worker's reset.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the exchange was cut")]
+struct Cut;
+
+/// Serves a connection until it ends; returns how.
+pub(super) async fn serve<J: Joins, IO>(
+    cx: Arc<Context<J>>,
+    number: u64,
+    origin: Origin,
+    io: IO,
+    mut draining: Draining,
+) -> CloseReason
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = cx.limits;
+    let connection = Connection::new(number, origin);
+    // Bytes have come that no request is made of yet.
+    let heard = Arc::new(AtomicBool::new(false));
+    let io = Heard {
+        io,
+        heard: Arc::clone(&heard),
+    };
+    let service = Calls {
+        cx,
+        connection: Arc::clone(&connection),
+        draining: draining.clone(),
+        heard: Arc::clone(&heard),
+    };
+    let mut builder = http1::Builder::new();
+    builder
+        .max_header_size(limits.header_list as usize)
+        .max_headers(HEADERS_MAX)
+        .auto_date_header(false);
+    let serving = builder.serve_connection(TokioIo::new(io), service);
+    let mut serving = pin!(serving.with_upgrades());
+
+    let mut going = None;
+    let mut head_since = None;
+    let mut sweep = clock::now();
+    let result = loop {
+        let now = clock::now();
+        let (calls, idle_since) = connection.idle();
+        if now >= sweep {
+            sweep = connection.sweep(now, now + limits.idle);
+        }
+        head_since = match heard.load(Ordering::Relaxed) && calls == 0 {
+            true => head_since.or(Some(now)),
+            false => None,
+        };
+        if head_since.is_some_and(|since| now >= since + limits.handshake) {
+            return CloseReason::Mute;
+        }
+        let idle = going.is_none() && calls == 0 && head_since.is_none();
+        if idle && now >= idle_since + limits.idle {
+            serving.as_mut().graceful_shutdown();
+            going = Some(CloseReason::Idle);
+        }
+        let due = match head_since {
+            Some(since) => since + limits.handshake,
+            None if idle => idle_since + limits.idle,
+            None => now + limits.idle,
+        };
+        let next_stage = match going {
+            Some(CloseReason::Drained) => Stage::Stopped,
+            _ => Stage::Draining,
+        };
+        let expected = head_since.is_some();
+        let turn = poll_fn(|task| {
+            if let Poll::Ready(result) = serving.as_mut().poll(task) {
+                return Poll::Ready(Some(result));
+            }
+            // A head has begun, or become a request: other times count from now on.
+            match heard.load(Ordering::Relaxed) == expected {
+                true => Poll::Pending,
+                false => Poll::Ready(None),
+            }
+        });
+        tokio::select! {
+            biased;
+            () = draining.reached(next_stage) => {
+                if next_stage == Stage::Stopped {
+                    return CloseReason::Drained;
+                }
+                // Answers say `connection: close` from here on.
+                serving.as_mut().graceful_shutdown();
+                going = Some(CloseReason::Drained);
+            }
+            turn = turn => if let Some(result) = turn {
+                break result;
+            },
+            () = connection.hurry.notified() => sweep = clock::now(),
+            () = tokio::time::sleep_until(due.min(sweep)) => {}
+        }
+    };
+    // What was upgraded is still a call of this connection.
+    tokio::select! {
+        () = connection.rests() => {}
+        () = draining.reached(Stage::Stopped) => return CloseReason::Drained,
+    }
+    let whole = result.is_ok() && connection.given_up() == 0;
+    let reason = match going {
+        Some(reason) => reason,
+        None if whole => CloseReason::Clean,
+        None => CloseReason::Broken,
+    };
+    // Leaving because the node drains is not the client's wish: it will be back.
+    connection.closes(matches!(reason, CloseReason::Clean | CloseReason::Idle));
+    reason
+}
+
+/// Makes calls of a connection's requests.
+struct Calls<J: Joins> {
+    cx: Arc<Context<J>>,
+    connection: Arc<Connection<J::Joined>>,
+    draining: Draining,
+    heard: Arc<AtomicBool>,
+}
+
+impl<J: Joins> Service<Request<Incoming>> for Calls<J> {
+    type Response = Response<Reader>;
+    type Error = Cut;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Reader>, Cut>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.heard.store(false, Ordering::Relaxed);
+        self.cx.counters.calls_total.up();
+        let upgrade = request.headers().contains_key(UPGRADE);
+        let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let (reply, answer) = oneshot::channel();
+        let call = call::serve(
+            Arc::clone(&self.cx),
+            Arc::clone(&self.connection),
+            self.draining.stage() == Stage::Serving,
+            request.map(|body| Source::message(body, None)),
+            Respond::H1(Http1 {
+                reply: Some(reply),
+                upgrade,
+            }),
+        );
+        tasks::spawn(Kind::Worker, "call", call);
+        Box::pin(async {
+            match answer.await {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) | Err(_) => Err(Cut),
+            }
+        })
+    }
+}
+
+/// Notes that bytes came.
+struct Heard<IO> {
+    io: IO,
+    heard: Arc<AtomicBool>,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Heard<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Heard<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

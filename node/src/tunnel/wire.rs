@@ -1,0 +1,126 @@
+//! What is spoken over a tunnel: HTTP/2 for any number of calls at once, or HTTP/1.1 for one at a
+//! time.
+
+use super::Tunnel;
+use crate::pipe::Reader;
+use bytes::Bytes;
+use hyper::client::conn::http1;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What a call needs of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// A gRPC call: HTTP/2, whatever else the worker speaks.
+    Grpc,
+    /// Any other exchange: what the worker speaks.
+    Plain,
+    /// An upgrade, which only HTTP/1.1 has; it leaves nothing of the tunnel.
+    Upgrade,
+}
+
+/// What a worker speaks, as its sidecar found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// It answered an HTTP/2 preface.
+    Http2,
+    /// It did not.
+    Http1,
+}
+
+impl Speaks {
+    /// As the CONNECT's `X-Worker-Protocol` says it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Speaks::Http2 => "h2",
+            Speaks::Http1 => "http/1.1",
+        }
+    }
+
+    /// Reads what [`Speaks::label`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Speaks::Http2, Speaks::Http1]
+            .into_iter()
+            .find(|speaks| speaks.label().eq_ignore_ascii_case(text))
+    }
+}
+
+/// Our side of a tunnel, ready for a request.
+pub enum Wire {
+    /// HTTP/2: wait until it is ready, then send.
+    H2(h2::client::SendRequest<Bytes>),
+    /// HTTP/1.1.
+    H1(Lent),
+}
+
+/// The sending side of an HTTP/1.1 tunnel.
+pub(super) type Http1 = http1::SendRequest<Reader>;
+
+/// Where an HTTP/1.1 tunnel keeps its sending side between exchanges.
+#[derive(Debug)]
+pub(super) struct Slot(Mutex<Option<Http1>>);
+
+/// How long a tunnel whose exchange is over may take to be ready for the next one: its own task has
+/// only to notice.
+const SETTLE: Duration = Duration::from_millis(50);
+
+impl Slot {
+    pub(super) fn new(sender: Http1) -> Self {
+        Self(Mutex::new(Some(sender)))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Http1>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an exchange could begin, as far as is known.
+    pub(super) fn is_free(&self) -> bool {
+        self.lock()
+            .as_ref()
+            .is_some_and(|sender| !sender.is_closed())
+    }
+}
+
+/// An HTTP/1.1 tunnel, lent for one exchange; dropped, it goes back.
+pub struct Lent {
+    sender: Option<Http1>,
+    home: Option<Tunnel>,
+}
+
+impl Lent {
+    /// A sending side that belongs to no tunnel.
+    #[cfg(test)]
+    pub(crate) fn of(sender: Http1) -> Self {
+        Self {
+            sender: Some(sender),
+            home: None,
+        }
+    }
+
+    /// Borrows an idle tunnel; `None` when it is in use or can't take another exchange.
+    pub(super) async fn borrow(tunnel: &Tunnel, slot: &Slot) -> Option<Self> {
+        let mut sender = slot.lock().take()?;
+        let ready = timeout(SETTLE, sender.ready()).await;
+        matches!(ready, Ok(Ok(()))).then(|| Self {
+            sender: Some(sender),
+            home: Some(tunnel.clone()),
+        })
+    }
+
+    /// The sending side.
+    pub(crate) fn sender(&mut self) -> Option<&mut http1::SendRequest<Reader>> {
+        self.sender.as_mut()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(sender), Some(home)) = (self.sender.take(), &self.home)
+            && !sender.is_closed()
+            && let Some(slot) = home.slot()
+        {
+            *slot.lock() = Some(sender);
+        }
+    }
+}
