@@ -138,8 +138,11 @@ impl Parts {
             counters: self.counters.clone(),
             limits: self.limits(),
             region: self.config.region.clone(),
-            cookies: call::dress::CookiePolicy::default(),
-            forwards_address: false,
+            cookies: call::dress::CookiePolicy {
+                http_only: self.config.clients.cookie_http_only,
+                cross_site: self.config.clients.cookie_cross_site,
+            },
+            forwards_address: self.config.clients.forward_client_address,
         };
         tasks::spawn(
             Kind::Critical,

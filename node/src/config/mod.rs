@@ -55,6 +55,8 @@ pub struct Config {
     pub clear_sidecars: bool,
     /// Bounds on clients.
     pub limits: raw::Limits,
+    /// What clients and workers learn of each other.
+    pub clients: raw::Clients,
     /// Logging.
     pub log: Log,
 }
@@ -151,6 +153,7 @@ impl Config {
             advertise,
             tls,
             limits: raw.limits,
+            clients: raw.clients,
             log: Log {
                 filter: raw.log.filter,
                 format: raw.log.format,

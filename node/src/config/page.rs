@@ -2,7 +2,8 @@
 //! row there, and each row is a key.
 
 use super::raw::{
-    Advertise, Cluster, Limits, Listen, Log, LogFormat, Member, Raw, SurviveName, TimingName, Tls,
+    Advertise, Clients, Cluster, Limits, Listen, Log, LogFormat, Member, Raw, SurviveName,
+    TimingName, Tls,
 };
 use std::collections::BTreeSet;
 use toml::{Table, Value};
@@ -50,6 +51,7 @@ fn full() -> Raw {
             handshake_ms: 1,
             idle_ms: 1,
         },
+        clients: Clients::default(),
         log: Log {
             filter: "info".into(),
             format: LogFormat::Text,

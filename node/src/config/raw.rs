@@ -31,6 +31,9 @@ pub struct Raw {
     /// Bounds on clients.
     #[serde(default)]
     pub limits: Limits,
+    /// What clients and workers learn of each other.
+    #[serde(default)]
+    pub clients: Clients,
     /// Logging.
     #[serde(default)]
     pub log: Log,
@@ -205,6 +208,18 @@ impl Default for Limits {
             idle_ms: 30_000,
         }
     }
+}
+
+/// What clients and workers learn of each other (contract C-RSP-2, C-FWD-9).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clients {
+    /// Pages can't read our cookie. Default false.
+    pub cookie_http_only: bool,
+    /// Our cookie goes with requests of pages of other sites. Default false.
+    pub cookie_cross_site: bool,
+    /// Workers are told the client's address. Default false.
+    pub forward_client_address: bool,
 }
 
 /// The default log filter: ours at INFO. The consensus library tells each election there, at length.

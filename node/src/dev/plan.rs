@@ -211,6 +211,7 @@ pub(super) fn config(
         advertise: Default::default(),
         tls,
         limits: Default::default(),
+        clients: Default::default(),
         log: Log::default(),
     };
     toml::to_string(&raw)

@@ -48,6 +48,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = cx.limits;
+    let counters = Arc::clone(&cx.counters);
     let connection = Connection::new(number, origin);
     // Bytes have come that no request is made of yet.
     let heard = Arc::new(AtomicBool::new(false));
@@ -83,6 +84,7 @@ where
             false => None,
         };
         if head_since.is_some_and(|since| now >= since + limits.handshake) {
+            counters.connections_mute.up();
             return CloseReason::Mute;
         }
         let idle = going.is_none() && calls == 0 && head_since.is_none();
@@ -127,6 +129,9 @@ where
             () = tokio::time::sleep_until(due.min(sweep)) => {}
         }
     };
+    if result.as_ref().is_err_and(hyper::Error::is_parse) {
+        counters.connections_mute.up();
+    }
     // What was upgraded is still a call of this connection.
     tokio::select! {
         () = connection.rests() => {}
