@@ -5,7 +5,7 @@
 //! down, or every load balancer would turn away from every node at once.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use pontoon_proto::fault::{Code, Fault};
 use pontoon_proto::head::{FUNCTION_ID, Protocols};
@@ -54,6 +54,7 @@ pub(super) fn answer(request: &request::Parts, serving: bool) -> Option<Answer> 
         .0
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    cors::allow(answer.0.headers_mut(), request.headers.get(ORIGIN));
     Some(answer)
 }
 

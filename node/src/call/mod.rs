@@ -96,8 +96,7 @@ pub(crate) async fn serve<J: Joins>(
     let mut exchange = Exchange::new(body, respond);
     let asked = Asked::of(&parts);
     let switches = exchange.switches();
-    let ending = if let Some((mut response, trailers)) = local::answer(&parts, serving) {
-        cors::allow(response.headers_mut(), asked.origin());
+    let ending = if let Some((response, trailers)) = local::answer(&parts, serving) {
         exchange.answer(response, trailers);
         Ending::Here
     } else {

@@ -106,6 +106,10 @@ where
             if let Poll::Ready(result) = serving.as_mut().poll(task) {
                 return Poll::Ready(Some(result));
             }
+            // What comes while a call is open belongs to it.
+            if connection.idle().0 > 0 {
+                heard.store(false, Ordering::Relaxed);
+            }
             // A head has begun, or become a request: other times count from now on.
             match heard.load(Ordering::Relaxed) == expected {
                 true => Poll::Pending,
