@@ -14,6 +14,7 @@ const LINES_MAX: usize = 800;
 const PURE: &[&str] = &[
     "proto/src/id.rs",
     "proto/src/head.rs",
+    "proto/src/connect.rs",
     "proto/src/ticket.rs",
     "proto/src/fault.rs",
     "proto/src/key.rs",
@@ -26,7 +27,6 @@ const PURE: &[&str] = &[
     "node/src/call/admit.rs",
     "node/src/call/identity.rs",
     "node/src/tunnel/close.rs",
-    "node/src/tunnel/head.rs",
     "node/src/tunnel/pulse.rs",
     "node/src/sidecar/slots.rs",
     "node/src/sidecar/roster.rs",

@@ -16,7 +16,6 @@ mod control;
 mod desk;
 mod directories;
 mod driver;
-mod head;
 mod open;
 mod pool;
 mod prefixed;
