@@ -14,6 +14,8 @@ const LINES_MAX: usize = 800;
 const PURE: &[&str] = &[
     "proto/src/id.rs",
     "proto/src/head.rs",
+    "proto/src/protocols.rs",
+    "proto/src/cookies.rs",
     "proto/src/connect.rs",
     "proto/src/ticket.rs",
     "proto/src/fault.rs",

@@ -3,13 +3,15 @@
 //! Pure: headers in, headers out.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, COOKIE, FORWARDED, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    AUTHORIZATION, CONNECTION, FORWARDED, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, Uri, Version, request};
-use pontoon_proto::head::{self, COOKIE_NAME, Protocols, REQUEST_ID};
+use pontoon_proto::cookies::{self, COOKIE_NAME};
+use pontoon_proto::head::REQUEST_ID;
 use pontoon_proto::id::{FunctionId, RequestId, TenantId, VersionId};
+use pontoon_proto::protocols::Protocols;
 
 /// Who calls what, as the worker is told (C-FWD-3).
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +67,9 @@ pub fn for_worker(
     drop_forwarded(&mut headers);
     if !introduction.forward_credentials {
         headers.remove(AUTHORIZATION);
-        drop_our_cookie(&mut headers);
+        cookies::drop_ours(&mut headers);
     }
-    drop_our_protocols(&mut headers, introduction.forward_credentials);
+    offer_protocols(&mut headers, introduction.forward_credentials);
     set(&mut headers, REQUEST_ID, &introduction.session.to_string());
     set(&mut headers, "nvcf-ncaid", &introduction.tenant.to_string());
     set(&mut headers, "nvcf-sub", introduction.subject);
@@ -174,67 +176,12 @@ fn drop_forwarded(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes our cookie out of the `cookie` headers; the others stay as they are, in their order.
-fn drop_our_cookie(headers: &mut HeaderMap) {
-    let ours = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .split(|&b| b == b';')
-            .any(|pair| head::our_cookie(pair).is_some())
-    };
-    if !headers.get_all(COOKIE).iter().any(ours) {
-        return;
-    }
-    let kept: Vec<HeaderValue> = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| {
-            let pairs: Vec<&[u8]> = value
-                .as_bytes()
-                .split(|&b| b == b';')
-                .map(<[u8]>::trim_ascii)
-                .filter(|pair| !pair.is_empty() && head::our_cookie(pair).is_none())
-                .collect();
-            if pairs.is_empty() {
-                return None;
-            }
-            HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok()
-        })
-        .collect();
-    headers.remove(COOKIE);
-    for value in kept {
-        headers.append(COOKIE, value);
-    }
-}
-
-/// Takes the credential out of an offered WebSocket protocol list, and our other items unless the
-/// version wants them (C-WSP-2).
-fn drop_our_protocols(headers: &mut HeaderMap, keep_ours: bool) {
+/// Offers the worker what it may see of the WebSocket protocol list (C-WSP-2).
+fn offer_protocols(headers: &mut HeaderMap, keep_ours: bool) {
     if !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
         return;
     }
-    let ours = |item: &str| {
-        item.split_once('.').is_some_and(|(key, _)| {
-            key.eq_ignore_ascii_case("authorization")
-                || (!keep_ours
-                    && [
-                        head::FUNCTION_ID,
-                        head::VERSION_ID,
-                        head::REQUEST_ID,
-                        head::ABSORB,
-                        head::WINDOW,
-                    ]
-                    .iter()
-                    .any(|name| key.eq_ignore_ascii_case(name)))
-        })
-    };
-    let kept = Protocols::read(headers)
-        .items()
-        .iter()
-        .copied()
-        .filter(|item| !ours(item.trim()))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let kept = Protocols::read(headers).forwarded(keep_ours);
     headers.remove(SEC_WEBSOCKET_PROTOCOL);
     if !kept.is_empty()
         && let Ok(kept) = HeaderValue::from_str(&kept)
