@@ -44,12 +44,13 @@ impl<'a> Protocols<'a> {
 
     /// The list as the worker is offered it: never with a credential, and with our other items only
     /// where the version wants them (C-WSP-2). Empty items go too, since a list may not be sent with
-    /// them (RFC 9110 5.6.1). Empty when nothing is left to offer.
+    /// them, and so does white space, which is no part of an item (RFC 9110 5.6.1): else the next
+    /// reader of the list sees another one. Empty when nothing is left to offer.
     pub fn forwarded(&self, keep_ours: bool) -> String {
         self.items
             .iter()
-            .copied()
-            .filter(|item| !item.trim().is_empty() && !is_credential(item))
+            .map(|item| item.trim())
+            .filter(|item| !item.is_empty() && !is_credential(item))
             .filter(|item| keep_ours || !is_ours(item))
             .collect::<Vec<_>>()
             .join(", ")
@@ -122,6 +123,8 @@ mod tests {
         assert_eq!(list.forwarded(true), "function-id.x, graphql, a.b");
         let map = offered("authorization.tok, function-id.x");
         assert_eq!(Protocols::read(&map).forwarded(false), "");
+        let map = offered("authorization.tok,  a.b , ,c");
+        assert_eq!(Protocols::read(&map).forwarded(false), "a.b, c");
     }
 
     #[test]
