@@ -87,7 +87,7 @@ fn fuzz(name: &str) {
     let mut random = Random(seed);
     let words = mutate::words(&read_text(&folder().join("words").join(name)));
     // The clock is asked once in a while only: most inputs take a few microseconds.
-    while run.executions % 64 != 0 || now() - began < span {
+    while !run.executions.is_multiple_of(64) || now() - began < span {
         let input = mutate::mutant(&mut random, &run.pool, &words);
         let new = run.check(&input);
         if new && run.pool.len() < POOL_MAX {

@@ -86,7 +86,11 @@ fn request_id(map: &HeaderMap, head: &Head<'_>) {
             assert_eq!(head.session, id.map_or(Wanted::Any, Wanted::Named));
             assert_eq!(head.ignored.request_id, id.is_none());
         }
-        None if Protocols::read(map).get(REQUEST_ID).unwrap_or("") == "" => {
+        None if Protocols::read(map)
+            .get(REQUEST_ID)
+            .unwrap_or_default()
+            .is_empty() =>
+        {
             assert_eq!(head.session == Wanted::Cookie, !head.cookies.is_empty());
         }
         None => assert_ne!(head.session, Wanted::Cookie),

@@ -15,8 +15,9 @@ const OURS: [&str; 5] = [FUNCTION_ID, VERSION_ID, REQUEST_ID, ABSORB, WINDOW];
 pub(super) fn check(bytes: &[u8]) -> u64 {
     let at = bytes.iter().position(|&b| b == b'\n');
     let (chosen, offered) = bytes.split_at(at.map_or(bytes.len(), |at| at + 1));
-    let chosen = std::str::from_utf8(chosen.trim_ascii()).unwrap_or_default();
-    let chosen = Some(chosen).filter(|chosen| !chosen.is_empty());
+    let chosen = HeaderValue::from_bytes(chosen.trim_ascii()).ok();
+    let chosen = chosen.as_ref().and_then(|chosen| chosen.to_str().ok());
+    let chosen = chosen.filter(|chosen| !chosen.is_empty());
     let map = lines::all_as(&SEC_WEBSOCKET_PROTOCOL, offered);
     let list = Protocols::read(&map);
     if map.values().all(|value| value.to_str().is_ok()) {
