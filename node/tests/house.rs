@@ -14,6 +14,9 @@ const LINES_MAX: usize = 800;
 const PURE: &[&str] = &[
     "proto/src/id.rs",
     "proto/src/head.rs",
+    "proto/src/protocols.rs",
+    "proto/src/cookies.rs",
+    "proto/src/connect.rs",
     "proto/src/ticket.rs",
     "proto/src/fault.rs",
     "proto/src/key.rs",
@@ -26,7 +29,6 @@ const PURE: &[&str] = &[
     "node/src/call/admit.rs",
     "node/src/call/identity.rs",
     "node/src/tunnel/close.rs",
-    "node/src/tunnel/head.rs",
     "node/src/tunnel/pulse.rs",
     "node/src/sidecar/slots.rs",
     "node/src/sidecar/roster.rs",
@@ -414,6 +416,51 @@ fn every_row_of_the_contract_that_counts_as_proved_has_a_test_of_its_name() {
             other => wrong.push(format!("{id} has the unknown status {other:?}")),
         }
     }
+    report(wrong);
+}
+
+#[test]
+fn every_fault_of_the_contract_has_a_section_for_those_who_meet_it() {
+    let read = |name: &str| {
+        fs::read_to_string(root().join("docs").join(name)).unwrap_or_else(|_| panic!("docs/{name}"))
+    };
+    let (contract, help) = (read("contract.md"), read("troubleshooting.md"));
+    let sections: BTreeMap<&str, &str> = help
+        .split("\n## ")
+        .filter_map(|section| section.split_once(':'))
+        .collect();
+    let mut wrong = Vec::new();
+    let mut faults = 0;
+    for row in contract.lines().filter(|line| line.starts_with("| C-ERR-")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, id, _, _, texts, grpc, http, _] = cells[..] else {
+            panic!("docs/contract.md has a fault with other columns: {row}");
+        };
+        faults += 1;
+        let Some(section) = sections.get(id) else {
+            wrong.push(format!(
+                "docs/troubleshooting.md has no section \"## {id}:\""
+            ));
+            continue;
+        };
+        // Texts are in backticks, so every second piece is one.
+        let mut wanted: Vec<String> = texts
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(|text| format!("`{text}`"))
+            .collect();
+        if !texts.is_empty() {
+            wanted.push(format!("gRPC {grpc} "));
+            wanted.push(format!("HTTP {http}"));
+        }
+        for text in wanted.iter().filter(|text| !section.contains(*text)) {
+            wrong.push(format!(
+                "the section {id} of docs/troubleshooting.md lacks {text}"
+            ));
+        }
+    }
+    assert!(faults >= 14, "docs/contract.md has only {faults} faults");
     report(wrong);
 }
 

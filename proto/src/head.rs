@@ -7,15 +7,15 @@
 //!
 //! It reads `http` types only and doesn't care which protocol carried them.
 
+use crate::cookies::Cookies;
 use crate::fault::Fault;
 use crate::id::{FunctionId, RequestId, VersionId};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
+use crate::protocols::Protocols;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use std::time::Duration;
 
 /// The header that names a session, both ways.
 pub const REQUEST_ID: &str = "nvcf-reqid";
-/// The cookie that names a session.
-pub const COOKIE_NAME: &str = "nvcf-request-id";
 /// The header that names a function.
 pub const FUNCTION_ID: &str = "function-id";
 /// The header that names a version.
@@ -26,12 +26,6 @@ pub const ABSORB: &str = "x-nvcf-absorb";
 pub const WINDOW: &str = "x-nvcf-reconnect-window-secs";
 /// gRPC's deadline.
 pub const TIMEOUT: &str = "grpc-timeout";
-
-/// How many cookies of our name count; browsers send one per path and domain that set it.
-///
-/// Each one that this node doesn't know may cost a read at its home group, so a client must not be
-/// able to ask for the 1,300 that fit into a header list of 64 KiB.
-pub const COOKIES_MAX: usize = 4;
 
 /// What a call says, as far as it was said.
 #[derive(Debug)]
@@ -109,7 +103,7 @@ impl<'a> Head<'a> {
         };
         let mut ignored = Ignored::default();
 
-        let cookies = cookies(headers);
+        let cookies = Cookies::read(headers);
         let session = match said(REQUEST_ID) {
             Some(text) => match parse(text) {
                 Some(id) => Wanted::Named(id),
@@ -197,88 +191,6 @@ impl Dialect {
     }
 }
 
-/// The items of `Sec-WebSocket-Protocol` that carry keys: browsers can't set headers on a WebSocket,
-/// so `function-id.<uuid>` and the like travel as subprotocols (C-WSP-1).
-#[derive(Clone, Debug, Default)]
-pub struct Protocols<'a> {
-    items: Vec<&'a str>,
-}
-
-impl<'a> Protocols<'a> {
-    /// Splits all headers of the name at `,`, dropping exactly one leading space of each item.
-    pub fn read(headers: &'a HeaderMap) -> Self {
-        let mut items = Vec::new();
-        for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
-            let Ok(value) = value.to_str() else { continue };
-            items.extend(
-                value
-                    .split(',')
-                    .map(|item| item.strip_prefix(' ').unwrap_or(item)),
-            );
-        }
-        Self { items }
-    }
-
-    /// The value of the first item with this key, verbatim. Keys are compared in any case; items
-    /// without a dot have none.
-    pub fn get(&self, key: &str) -> Option<&'a str> {
-        self.items.iter().find_map(|item| {
-            let (name, value) = item.split_once('.')?;
-            name.eq_ignore_ascii_case(key).then_some(value)
-        })
-    }
-
-    /// All items as they were offered.
-    pub fn items(&self) -> &[&'a str] {
-        &self.items
-    }
-}
-
-/// The values of our cookies in one request.
-struct Cookies {
-    /// Whether a non-empty one was sent.
-    named: bool,
-    /// Those that are UUIDs, at most [`COOKIES_MAX`].
-    ids: Vec<RequestId>,
-}
-
-fn cookies(headers: &HeaderMap) -> Cookies {
-    let mut found = Cookies {
-        named: false,
-        ids: Vec::new(),
-    };
-    for header in headers.get_all(COOKIE) {
-        for pair in header.as_bytes().split(|&b| b == b';') {
-            let Some(value) = our_cookie(pair) else {
-                continue;
-            };
-            if value.is_empty() {
-                continue;
-            }
-            found.named = true;
-            if let Some(id) = parse(value)
-                && found.ids.len() < COOKIES_MAX
-            {
-                found.ids.push(id);
-            }
-        }
-    }
-    found
-}
-
-/// The value of one `name=value` pair if the name is ours; RFC 6265 allows quotes around it.
-pub fn our_cookie(pair: &[u8]) -> Option<&[u8]> {
-    let pair = pair.trim_ascii();
-    let value = pair.strip_prefix(COOKIE_NAME.as_bytes())?;
-    let value = value.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-    Some(
-        value
-            .strip_prefix(b"\"")
-            .and_then(|inner| inner.strip_suffix(b"\""))
-            .unwrap_or(value),
-    )
-}
-
 /// The bearer token of the header; where that is empty, the bare one of the protocol item.
 fn credential<'a>(headers: &'a HeaderMap, protocols: &Protocols<'a>) -> Result<&'a str, Fault> {
     let token = match first(headers, AUTHORIZATION.as_str()) {
@@ -337,6 +249,7 @@ pub fn grpc_timeout(text: &[u8]) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cookies::{COOKIE_NAME, COOKIES_MAX};
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 

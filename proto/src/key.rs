@@ -76,6 +76,9 @@ pub enum Garbage {
     /// A part is missing, or something was pasted behind it.
     #[error("it does not have {LEN} characters")]
     Length,
+    /// A character that occurs in no key; a checksum alone would let it pass, for whoever makes one up.
+    #[error("it has a character other than A-Z, a-z, 0-9, - and _")]
+    Character,
     /// Something was mistyped or cut.
     #[error("its checksum is wrong")]
     Checksum,
@@ -103,6 +106,9 @@ pub fn check(text: &str) -> Result<KeyClass, Garbage> {
         .ok_or(Garbage::Prefix)?;
     if text.len() != LEN {
         return Err(Garbage::Length);
+    }
+    if !text.bytes().all(|byte| ALPHABET.contains(&byte)) {
+        return Err(Garbage::Character);
     }
     match text.split_at_checked(LEN - SUM_LEN) {
         Some((head, sum)) if checksum(head) == sum.as_bytes() => Ok(class),
@@ -188,6 +194,16 @@ mod tests {
             check(&format!("pnt_c_{}", &good[6..])),
             Err(Garbage::Checksum)
         );
+    }
+
+    #[test]
+    fn c_key_2_a_right_checksum_does_not_excuse_a_character_that_no_key_has() {
+        for body in ["a b", "a\tb", "a;b", "a.b", "aéb"] {
+            let mut text = format!("pnt_c_{body}");
+            text.push_str(&"x".repeat(LEN - SUM_LEN - text.len()));
+            text.extend(checksum(&text).map(char::from));
+            assert_eq!(check(&text), Err(Garbage::Character), "{text:?}");
+        }
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! What crosses a wire, and nothing else.
 //!
-//! Read [`id`] for the names of things, [`head`] for what a call says, [`fault`] for what goes wrong
-//! and how callers see it, [`key`] for the secrets that callers hold, [`ticket`] for the one with
-//! which a sidecar dials back. The generated gRPC types are in [`admin`], [`peer`] and [`worker`].
+//! Read [`id`] for the names of things, [`head`] for what a call says, [`protocols`] and [`cookies`]
+//! for two places where it may say so, [`fault`] for what goes wrong and how callers see it, [`key`]
+//! for the secrets that callers hold, [`ticket`] for the one with which a sidecar dials back, and
+//! [`connect`] for how it says so. The generated gRPC types are in [`admin`], [`peer`] and [`worker`].
 //!
 //! All modules here are pure: they take bytes, time and randomness as arguments.
 
+pub mod connect;
+pub mod cookies;
 pub mod fault;
 pub mod head;
 pub mod id;
 pub mod key;
+pub mod protocols;
 pub mod ticket;
 
 /// The admin API, `pontoon.admin.v1`.

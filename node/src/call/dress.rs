@@ -2,16 +2,18 @@
 //!
 //! Pure: headers in, headers out.
 
-use super::websocket;
 use crate::listen::Origin;
 use http::header::{
     AUTHORIZATION, CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, Uri, Version, request};
-use pontoon_proto::head::{self, COOKIE_NAME, REQUEST_ID};
+use pontoon_proto::cookies::{self, COOKIE_NAME};
+use pontoon_proto::head::REQUEST_ID;
 use pontoon_proto::id::{FunctionId, RequestId, TenantId, VersionId};
+use pontoon_proto::protocols::Protocols;
 use std::net::IpAddr;
 
 /// Who calls what, as the worker is told (C-FWD-3).
@@ -98,9 +100,9 @@ pub fn for_worker(
     headers.remove(HOST);
     if !introduction.forward_credentials {
         headers.remove(AUTHORIZATION);
-        drop_our_cookie(&mut headers);
+        cookies::drop_ours(&mut headers);
     }
-    websocket::offer(&mut headers, introduction.forward_credentials);
+    offer_protocols(&mut headers, introduction.forward_credentials);
     if let Some(client) = introduction.client {
         forward(&mut headers, client, uri.authority.as_ref());
     }
@@ -259,36 +261,28 @@ fn forward(headers: &mut HeaderMap, client: Origin, authority: Option<&Authority
     set(headers, "x-forwarded-host", host);
 }
 
-/// Takes our cookie out of the `cookie` headers; the others stay as they are, in their order.
-fn drop_our_cookie(headers: &mut HeaderMap) {
-    let ours = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .split(|&b| b == b';')
-            .any(|pair| head::our_cookie(pair).is_some())
-    };
-    if !headers.get_all(COOKIE).iter().any(ours) {
+/// Offers the worker what it may see of the WebSocket protocol list (C-WSP-2).
+fn offer_protocols(headers: &mut HeaderMap, keep_ours: bool) {
+    if !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
         return;
     }
-    let kept: Vec<HeaderValue> = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| {
-            let pairs: Vec<&[u8]> = value
-                .as_bytes()
-                .split(|&b| b == b';')
-                .map(<[u8]>::trim_ascii)
-                .filter(|pair| !pair.is_empty() && head::our_cookie(pair).is_none())
-                .collect();
-            if pairs.is_empty() {
-                return None;
-            }
-            HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok()
-        })
-        .collect();
-    headers.remove(COOKIE);
-    for value in kept {
-        headers.append(COOKIE, value);
+    let kept = Protocols::read(headers).forwarded(keep_ours);
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if !kept.is_empty()
+        && let Ok(kept) = HeaderValue::from_str(&kept)
+    {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);
+    }
+}
+
+/// Puts into an accepted handshake what the client is told was selected of its list (C-WSP-2).
+pub fn select_protocol(offered: &HeaderMap, answer: &mut HeaderMap) {
+    let chosen = answer.remove(SEC_WEBSOCKET_PROTOCOL);
+    let chosen = chosen.as_ref().and_then(|chosen| chosen.to_str().ok());
+    if let Some(selected) = Protocols::read(offered).selected(chosen)
+        && let Ok(selected) = HeaderValue::from_str(selected)
+    {
+        answer.insert(SEC_WEBSOCKET_PROTOCOL, selected);
     }
 }
 

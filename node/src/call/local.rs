@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use pontoon_proto::fault::{Code, Fault};
-use pontoon_proto::head::{FUNCTION_ID, Protocols};
+use pontoon_proto::head::FUNCTION_ID;
+use pontoon_proto::protocols::Protocols;
 
 use super::cors;
 use super::fault::grpc_status;

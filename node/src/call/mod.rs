@@ -30,7 +30,6 @@ mod story;
 #[cfg(test)]
 mod tests;
 mod upgrade;
-mod websocket;
 
 pub use connection::Connection;
 pub use context::{CatalogReplica, Context, Joins, Member};

@@ -5,8 +5,8 @@
 
 use super::answer::Answer;
 use super::carry::{End, Exchange};
+use super::dress;
 use super::flow::Flow;
-use super::websocket;
 use crate::pipe;
 use crate::tunnel::Lent;
 use base64::Engine as _;
@@ -126,14 +126,14 @@ fn accept(key: &HeaderValue) -> String {
 
 impl Exchange {
     /// Asks the worker for an upgrade and carries what follows, raw. A worker that answers with
-    /// anything but 101 has answered the request. `dress` makes its answer ours.
+    /// anything but 101 has answered the request. `ours` makes its answer one of ours.
     pub(super) async fn upgrade(
         &mut self,
         upgrade: &Upgrade,
         request: Request<()>,
         lent: Lent,
         offered: &HeaderMap,
-        mut dress: impl FnMut(&mut HeaderMap),
+        mut ours: impl FnMut(&mut HeaderMap),
     ) -> End {
         let request = request.map(|()| pipe::whole(Bytes::new()));
         let mut answer = Answer::over_h1(lent, request);
@@ -156,7 +156,7 @@ impl Exchange {
         let (parts, body) = answer.into_parts();
         let mut head = Response::from_parts(parts, ());
         let protocol = head.headers().get(UPGRADE).cloned();
-        dress(head.headers_mut());
+        ours(head.headers_mut());
         let status = head.status();
         let Some(worker) = switched else {
             return match self.respond.begin(head, body.is_end()) {
@@ -172,7 +172,7 @@ impl Exchange {
             return End::Failed { again: false };
         }
         if upgrade.is_websocket() {
-            websocket::select(offered, head.headers_mut());
+            dress::select_protocol(offered, head.headers_mut());
         }
         let Some(request_body) = self.body.take() else {
             return End::Unsendable;

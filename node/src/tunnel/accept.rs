@@ -7,7 +7,6 @@
 use super::Tunnels;
 use super::attach::Attach;
 use super::desk::Incoming;
-use super::head::{self, HEAD_MAX, Parsed, Protocol, Refusal, Request};
 use super::prefixed::{ByteStream, Prefixed};
 use super::wire::Speaks;
 use crate::net::{TcpListener, TcpStream};
@@ -15,6 +14,7 @@ use crate::tasks;
 use crate::tls::Stream;
 use crate::tls::accept::Port;
 use bytes::BytesMut;
+use pontoon_proto::connect::{self, HEAD_MAX, Parsed, Protocol, Refusal, Request};
 use pontoon_proto::worker::worker_server::WorkerServer;
 use std::io;
 use std::sync::Arc;
@@ -108,7 +108,7 @@ async fn greet(
             let _or_stopping = control.send(Ok(stream)).await;
             Ok(())
         }
-        Some(Parsed::Complete(Request::Health, _)) => answer(stream, &head::healthy()).await,
+        Some(Parsed::Complete(Request::Health, _)) => answer(stream, &connect::healthy()).await,
         Some(Parsed::Complete(
             Request::Connect {
                 ticket,
@@ -122,7 +122,7 @@ async fn greet(
             let Ok(waiter) = tunnels.desk().present(&ticket, id, worker) else {
                 return answer(stream, &Refusal::InvalidAuth.answer()).await;
             };
-            stream.write_all(head::CONNECTED.as_bytes()).await?;
+            stream.write_all(connect::CONNECTED.as_bytes()).await?;
             let stream: Box<dyn ByteStream> = match behind.is_empty() {
                 true => Box::new(stream),
                 false => Box::new(Prefixed::new(behind, stream)),
@@ -144,10 +144,10 @@ async fn greet(
 /// Reads until it is clear what this is: `None` for HTTP/2. `Incomplete` when the peer closed.
 async fn read_head(stream: &mut Stream, read: &mut BytesMut) -> io::Result<Option<Parsed>> {
     loop {
-        match head::protocol(read) {
+        match connect::protocol(read) {
             Protocol::Http2 => return Ok(None),
             Protocol::Unclear => {}
-            Protocol::Http1 => match head::parse(read) {
+            Protocol::Http1 => match connect::parse(read) {
                 Parsed::Incomplete => {}
                 parsed => return Ok(Some(parsed)),
             },

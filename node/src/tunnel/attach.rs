@@ -7,8 +7,9 @@
 use super::control::Control;
 use super::directories::{Grant, KeyRefused, Unanswered, is_bound};
 use super::sidecars::{QUEUE, Sender};
-use super::{Tunnels, close, head};
+use super::{Tunnels, close};
 use crate::tasks;
+use pontoon_proto::connect;
 use pontoon_proto::id::{NodeBoot, RegionId, RequestId, VersionId, WorkerId};
 use pontoon_proto::worker::refused::Reason;
 use pontoon_proto::worker::worker_server::Worker;
@@ -65,7 +66,7 @@ impl Worker for Attach {
             .metadata()
             .get("authorization")
             .and_then(|value| value.to_str().ok())
-            .and_then(head::bearer)
+            .and_then(connect::bearer)
             .map(str::to_owned);
         let (sender, receiver) = mpsc::channel(QUEUE);
         let tunnels = self.tunnels.clone();

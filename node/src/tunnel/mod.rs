@@ -17,7 +17,6 @@ mod control;
 mod desk;
 mod directories;
 mod driver;
-mod head;
 mod metered;
 mod open;
 mod pool;

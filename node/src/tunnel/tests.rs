@@ -362,11 +362,11 @@ async fn h_25_a_used_ticket_is_refused_and_bytes_behind_the_head_are_kept() {
     stream.read_exact(&mut behind).await.unwrap();
     assert_eq!(&behind, b"behind");
     stream.write_all(b"back").await.unwrap();
-    let mut answer = [0; super::head::CONNECTED.len() + 4];
+    let mut answer = [0; pontoon_proto::connect::CONNECTED.len() + 4];
     sidecar.read_exact(&mut answer).await.unwrap();
     assert_eq!(
         answer,
-        *format!("{}back", super::head::CONNECTED).as_bytes()
+        *format!("{}back", pontoon_proto::connect::CONNECTED).as_bytes()
     );
 
     let replayed = exchange(&node.address, head.as_bytes()).await;

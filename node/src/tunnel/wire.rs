@@ -85,26 +85,17 @@ impl Slot {
 /// An HTTP/1.1 tunnel, lent for one exchange; dropped, it goes back.
 pub struct Lent {
     sender: Option<Http1>,
-    home: Option<Tunnel>,
+    home: Tunnel,
 }
 
 impl Lent {
-    /// A sending side that belongs to no tunnel.
-    #[cfg(test)]
-    pub(crate) fn of(sender: Http1) -> Self {
-        Self {
-            sender: Some(sender),
-            home: None,
-        }
-    }
-
     /// Borrows an idle tunnel; `None` when it is in use or can't take another exchange.
     pub(super) async fn borrow(tunnel: &Tunnel, slot: &Slot) -> Option<Self> {
         let mut sender = slot.lock().take()?;
         let ready = timeout(SETTLE, sender.ready()).await;
         matches!(ready, Ok(Ok(()))).then(|| Self {
             sender: Some(sender),
-            home: Some(tunnel.clone()),
+            home: tunnel.clone(),
         })
     }
 
@@ -116,9 +107,9 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let (Some(sender), Some(home)) = (self.sender.take(), &self.home)
+        if let Some(sender) = self.sender.take()
             && !sender.is_closed()
-            && let Some(slot) = home.slot()
+            && let Some(slot) = self.home.slot()
         {
             *slot.lock() = Some(sender);
         }

@@ -1,12 +1,12 @@
 //! The head of an HTTP/1.1 request on the worker port: what it asks for, and the byte-exact
 //! refusals (contract K-CON-1, K-CON-2).
 //!
-//! Pure: bytes in, a decision out. [`super::accept`] reads and writes the socket.
+//! Bytes in, a decision out. Who reads and writes the socket keeps what came behind the head.
 
-use pontoon_proto::id::{RequestId, WorkerId};
+use crate::id::{RequestId, WorkerId};
 
 /// The longest head that is read, in bytes.
-pub(super) const HEAD_MAX: usize = 16 * 1024;
+pub const HEAD_MAX: usize = 16 * 1024;
 
 /// The most header lines of a head.
 const HEADERS_MAX: usize = 64;
@@ -16,7 +16,7 @@ const PREFACE_START: &[u8] = b"PRI ";
 
 /// What a connection's first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub enum Protocol {
     /// Too early to tell.
     Unclear,
     /// A control stream's connection.
@@ -26,7 +26,7 @@ pub(super) enum Protocol {
 }
 
 /// Tells HTTP/2 from HTTP/1.1 by the first bytes.
-pub(super) fn protocol(bytes: &[u8]) -> Protocol {
+pub fn protocol(bytes: &[u8]) -> Protocol {
     let n = bytes.len().min(PREFACE_START.len());
     if bytes[..n] != PREFACE_START[..n] {
         Protocol::Http1
@@ -39,7 +39,7 @@ pub(super) fn protocol(bytes: &[u8]) -> Protocol {
 
 /// What a complete and acceptable head asks for.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Request {
+pub enum Request {
     /// A tunnel.
     Connect {
         /// The bearer token, still to be judged.
@@ -57,7 +57,7 @@ pub(super) enum Request {
 
 /// What could be made of the bytes so far.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub enum Parsed {
     /// The head is not complete.
     Incomplete,
     /// A request, and how many bytes its head took.
@@ -68,7 +68,7 @@ pub(super) enum Parsed {
 
 /// An answer other than 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// No bearer token.
     MissingAuth,
     /// No `X-Request-ID`.
@@ -87,7 +87,7 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// Status line and text.
-    pub(super) fn parts(self) -> (&'static str, &'static str) {
+    pub fn parts(self) -> (&'static str, &'static str) {
         match self {
             Refusal::MissingAuth => ("401 Unauthorized", "HTTP CONNECT request is missing auth"),
             Refusal::MissingId => (
@@ -110,7 +110,7 @@ impl Refusal {
 
     /// The metric label of those refusals of a CONNECT that are decided here; the ticket's have
     /// their own.
-    pub(super) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Refusal::MissingAuth => "missing_auth",
             Refusal::MissingId => "missing_id",
@@ -120,19 +120,19 @@ impl Refusal {
     }
 
     /// The whole answer; the connection closes after it.
-    pub(super) fn answer(self) -> String {
+    pub fn answer(self) -> String {
         let (status, text) = self.parts();
         answer(status, text)
     }
 }
 
 /// The answer to `GET /health`.
-pub(super) fn healthy() -> String {
+pub fn healthy() -> String {
     answer("200 OK", "ok")
 }
 
 /// The answer to a good CONNECT; raw bytes follow.
-pub(super) const CONNECTED: &str = "HTTP/1.1 200 OK\r\n\r\n";
+pub const CONNECTED: &str = "HTTP/1.1 200 OK\r\n\r\n";
 
 fn answer(status: &str, text: &str) -> String {
     format!(
@@ -143,7 +143,7 @@ fn answer(status: &str, text: &str) -> String {
 }
 
 /// Reads a head, as far as it has come.
-pub(super) fn parse(bytes: &[u8]) -> Parsed {
+pub fn parse(bytes: &[u8]) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes) {
@@ -189,7 +189,7 @@ fn value<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
 }
 
 /// The token behind `Bearer`, the scheme in any case; `None` when there is none.
-pub(super) fn bearer(value: &str) -> Option<&str> {
+pub fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
