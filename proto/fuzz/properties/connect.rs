@@ -48,9 +48,23 @@ fn complete(bytes: &[u8], request: &Request, length: usize) {
             "a part of a good head was judged, at {end}"
         );
     }
-    if let Request::Connect { ticket, id, worker, .. } = request {
+    if let Request::Connect {
+        ticket,
+        id,
+        worker,
+        speaks,
+    } = request
+    {
         assert!(!ticket.is_empty());
-        printed(request, &render(ticket, &id.to_string(), worker.as_ref()));
+        let speaks = speaks
+            .as_ref()
+            .map(|text| format!("X-Worker-Protocol: {text}\r\n"));
+        let text = render(ticket, &id.to_string(), worker.as_ref());
+        let end = text.len() - 2;
+        printed(
+            request,
+            &format!("{}{}\r\n", &text[..end], speaks.unwrap_or_default()),
+        );
     }
     first_wins(head, request);
 }
