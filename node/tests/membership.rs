@@ -183,12 +183,8 @@ fn only_fails_at(load: &Load, nodes: &[&str]) {
         let there = |node: &&str| failure.starts_with(&format!("resume at {node}:"));
         failure.starts_with("resume") && !nodes.iter().any(there)
     });
-    // A resume whose `OpenTunnel` went to a node in the moment in which that one lost its sidecar waits
-    // for a dial that never comes, until its own deadline. It loses nothing; two of them are let pass.
-    let late = |failure: &str| failure.contains(": 4 ");
-    let (late, elsewhere): (Vec<_>, Vec<_>) = elsewhere.partition(|(failure, _)| late(failure));
+    let elsewhere: Vec<_> = elsewhere.collect();
     assert!(elsewhere.is_empty(), "{elsewhere:#?} of {failures:#?}");
-    assert!(late.len() <= 2, "{late:#?} of {failures:#?}");
     println!("{failures:#?}");
 }
 

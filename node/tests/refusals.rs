@@ -403,7 +403,6 @@ fn h_24_a_removed_node_stays_out_and_a_regions_number_is_not_used_again() {
 }
 
 #[test]
-#[ignore = "a removed node's wait for its groups is bounded by 15 s, and a group of two voters can still lose its quorum"]
 fn nodes_that_are_removed_one_after_the_other_while_they_run_take_no_quorum_with_them() {
     let _alone = alone();
     let cluster = Cluster::start();

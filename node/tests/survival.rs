@@ -152,6 +152,51 @@ fn no_slot_twice(cluster: &Cluster, ids: &BTreeSet<&str>) {
 }
 
 #[test]
+fn s_1_c_rsm_1_a_resume_waits_out_5_s_without_a_leader_and_finds_its_session() {
+    let _alone = alone();
+    let folder = cluster::folder();
+    let cluster = Cluster::start_in(&folder, &["--slots", "64"]);
+    let Some(client) = Client::start() else {
+        return;
+    };
+    let [stays, others @ ..] = &cluster.ready().nodes[..] else {
+        panic!("three nodes");
+    };
+    for node in &cluster.ready().nodes {
+        client.connect(&node.name, &node.client);
+    }
+    let opened = begin(&client, &cluster, &others[0].name, None).call();
+    let promise = Promise::of(&opened);
+    wait::until(RECOVERED_WITHIN, "every group has its quorum", || {
+        let groups = groups::seen(&stays.admin, &cluster.ready().admin_token)?;
+        let mut all = groups.values();
+        all.all(|group| group.connected && group.voters.len() == 3)
+            .then_some(())
+    });
+    // What is known may be answered from memory; what is unknown has to be asked for, of a quorum.
+    client.close(&others[0].name);
+    for node in others {
+        send(node.pid, Signal::STOP);
+    }
+    let stopped = pontoon::clock::now();
+    let resumed = begin(&client, &cluster, &stays.name, Some(&promise.id));
+    let unknown = unknown_of(&promise.id);
+    let mut missed = begin(&client, &cluster, &stays.name, Some(&unknown));
+    let early = wait::within(Duration::from_secs(6), || {
+        let over = stopped.elapsed() >= Duration::from_millis(4_800);
+        (over || missed.is_done()).then_some(over)
+    });
+    for node in others {
+        send(node.pid, Signal::CONT);
+    }
+    assert_eq!(early, Some(true), "nobody is told anything yet");
+    let resumed = resumed.call();
+    assert_eq!(resumed.session(), promise.id);
+    assert_eq!(resumed.answer()["sum"], 2, "{resumed:?}");
+    missed.call().fails(5, "no existing session found");
+}
+
+#[test]
 fn s_2_h_10_an_entry_node_that_stops_for_12_s_enters_its_streams_again_before_their_hold_ends() {
     let _alone = alone();
     let folder = cluster::folder();

@@ -61,8 +61,6 @@ pub enum Role {
     SnapshotChunk = 9,
     /// The end of a snapshot: how many bytes the pieces must have.
     SnapshotEnd = 10,
-    /// This node's member number in a group.
-    Life = 11,
     /// How far a group's log is, and the checksum over it.
     Tip = 12,
     /// The tips of all groups, as they lie beside the engine.

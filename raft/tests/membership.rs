@@ -7,12 +7,13 @@
 
 mod world;
 
-use pontoon_proto::id::{NodeId, RegionId};
+use pontoon_proto::id::{FunctionId, NodeId, RegionId, VersionId, WorkerId};
 use pontoon_raft::catalog::command::{Command, Pace, Reply, Standing, Survive};
+use pontoon_raft::directory::command as directory;
 use pontoon_raft::member::node_of;
 use std::time::Duration;
-use world::eventually;
 use world::nodes::{Nodes, group_id};
+use world::{LONG, eventually};
 
 const THREE: [&str; 3] = ["a", "b", "c"];
 
@@ -313,4 +314,63 @@ async fn h_23_a_recovered_region_refuses_its_old_side_for_good() {
         let reply = cluster.serve_propose(propose.clone()).await;
         assert_eq!(reply.refusal(), pontoon_proto::peer::Refusal::Foreign);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_removed_while_it_slept_hears_that_nobody_counts_on_its_vote() {
+    let mut nodes = Nodes::start(&THREE).await;
+    nodes.voters(1, &[1, 2, 3]).await;
+    assert!(nodes.group(3, 1).needs_me());
+    nodes.down(3).await;
+    let remove = Command::RemoveNode {
+        node: NodeId(3),
+        actor: "ada".into(),
+    };
+    assert_eq!(nodes.ask(remove).await, Reply::Done);
+    nodes.voters(1, &[1]).await;
+    eventually("the group has forgotten it", || async {
+        let learners = nodes.group(1, 1).status().learners;
+        (!learners.contains(&NodeId(3))).then_some(())
+    })
+    .await;
+    // Nothing is sent to it any more: its own replica goes on believing that it votes.
+    nodes.up(3).await;
+    eventually("it hears it from the leader", || async {
+        let group = nodes.running[&3].region(RegionId(1))?;
+        (group.connected() && !group.needs_me()).then_some(())
+    })
+    .await;
+    assert!(nodes.group(3, 1).status().voters.contains(&NodeId(3)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_removed_node_had_in_a_directory_is_given_up_too() {
+    let mut nodes = Nodes::start(&THREE).await;
+    let worker = WorkerId::from_random([7; 16]);
+    let attach = directory::Command::AttachWorker {
+        worker,
+        name: "left behind".into(),
+        function: FunctionId::from_random([2; 16]),
+        version: VersionId::from_random([3; 16]),
+        slots: 1,
+        at: nodes.running[&3].at(),
+        stream: 1,
+    };
+    let attached = nodes.group(3, 1).propose(attach, LONG).await.unwrap();
+    assert_eq!(attached.reply, directory::Reply::Attached);
+    let remove = Command::RemoveNode {
+        node: NodeId(3),
+        actor: "ada".into(),
+    };
+    assert_eq!(nodes.ask(remove).await, Reply::Done);
+    nodes.voters(1, &[1]).await;
+    nodes.down(3).await;
+    eventually("its attachment is gone", || async {
+        let state = nodes.group(1, 1).state();
+        let worker = state.worker(worker);
+        worker
+            .is_none_or(|worker| state.attached(worker).next().is_none())
+            .then_some(())
+    })
+    .await;
 }

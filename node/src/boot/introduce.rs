@@ -4,21 +4,26 @@ use super::member_places;
 use crate::clock;
 use crate::config::Config;
 use crate::peer::{Peers, Place};
-use pontoon_proto::id::NodeBoot;
+use pontoon_proto::id::{NodeBoot, NodeId};
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{Command, Node, Reply, Standing};
 use pontoon_raft::cluster::Cluster;
 use pontoon_raft::group::FORMAT;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often this node's table of addresses follows the catalog.
 const FOLLOW_CATALOG: Duration = Duration::from_millis(500);
 
-/// How long a removed node stays for the groups that have it as a voter. They let go of it within a
-/// few steps of half a second each; a replica that is no member any more is not told, so that its own
-/// word is not waited for any longer.
-const LEAVE_MAX: Duration = Duration::from_secs(15);
+/// How long a removed node stays for groups that count on its vote and give no sign of life: they
+/// have no quorum with it either, and nothing says that they ever will. A group that works lets go of
+/// it within a few steps of half a second each, and is waited for.
+const LEAVE_MAX: Duration = Duration::from_secs(60);
+
+/// How often a removed node says what it waits for.
+const SAY: Duration = Duration::from_secs(10);
 
 /// How long one attempt to write the record may take.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -28,23 +33,16 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// says why, and what to do.
 pub(super) async fn keep(config: Arc<Config>, cluster: Cluster, peers: Peers) -> String {
     let mut known: Option<NodeBoot> = None;
-    let mut leaving = None;
+    let mut leaving = Leaving::default();
     loop {
         let at = cluster.at();
         peers.set_boot(at.boot);
         let state = cluster.catalog().state();
         if let Some(why) = expelled(&state, &config, &cluster) {
-            // A group that still counts on this node's vote may have no quorum without it.
-            if !is_removed(&state, &cluster) || !votes(&cluster) {
+            if !is_removed(&state, &cluster) || !leaving.stays(&state, &cluster) {
                 return why;
             }
-            let since = *leaving.get_or_insert_with(|| {
-                tracing::warn!("this node was removed: it ends when no group counts on its vote");
-                clock::now()
-            });
-            if since.elapsed() >= LEAVE_MAX {
-                return why;
-            }
+            peers.set_places(places(&state, &config, &cluster));
             tokio::time::sleep(FOLLOW_CATALOG).await;
             continue;
         }
@@ -55,7 +53,7 @@ pub(super) async fn keep(config: Arc<Config>, cluster: Cluster, peers: Peers) ->
                 Err(why) => return why,
             }
         }
-        peers.set_places(places(&state, &config));
+        peers.set_places(places(&state, &config, &cluster));
         tokio::time::sleep(FOLLOW_CATALOG).await;
     }
 }
@@ -65,14 +63,70 @@ fn is_removed(state: &Catalog, cluster: &Cluster) -> bool {
     node.is_some_and(|node| node.standing == Standing::Removed)
 }
 
-/// Whether any group has this node as a voter.
-fn votes(cluster: &Cluster) -> bool {
-    let me = cluster.at().node;
+/// The stay of a removed node: a group that still counts on its vote may have no quorum without it.
+#[derive(Default)]
+struct Leaving {
+    since: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Leaving {
+    /// Whether a group still needs this node, and can let go of it.
+    fn stays(&mut self, state: &Catalog, cluster: &Cluster) -> bool {
+        let waited = self.since.get_or_insert_with(clock::now).elapsed();
+        let needing = needing(state, cluster);
+        if needing.is_empty() {
+            return false;
+        }
+        let names: Vec<&str> = needing.iter().map(|(name, _)| name.as_str()).collect();
+        let names = names.join(", ");
+        let silent = |age: &Option<Duration>| age.unwrap_or(waited).min(waited) >= LEAVE_MAX;
+        if needing.iter().all(|(_, age)| silent(age)) {
+            tracing::warn!(
+                groups = names,
+                "this node ends although these groups have its vote: they had no quorum with it \
+                 for {LEAVE_MAX:?}. A region's group that stays without one needs `pontoon region \
+                 recover`"
+            );
+            return false;
+        }
+        if self.said.is_none_or(|said| said.elapsed() >= SAY) {
+            self.said = Some(clock::now());
+            tracing::warn!(
+                groups = names,
+                autopilot = state.settings().autopilot,
+                "this node was removed: it stays until the autopilot has taken its vote out of \
+                 these groups"
+            );
+        }
+        true
+    }
+}
+
+/// The groups that count on this node's vote, with the age of their last sign of life.
+fn needing(state: &Catalog, cluster: &Cluster) -> Vec<(String, Option<Duration>)> {
+    let mut needing = Vec::new();
+    if cluster.catalog().needs_me() {
+        needing.push(("catalog".to_owned(), cluster.catalog().beat_age()));
+    }
+    for (number, group) in cluster.regions() {
+        if group.needs_me() {
+            let region = state.region(number);
+            let name = region.map_or_else(|| number.to_string(), |region| region.name.clone());
+            needing.push((name, group.beat_age()));
+        }
+    }
+    needing
+}
+
+/// Everybody who is a member of some group, as this node's replicas see it.
+fn members(cluster: &Cluster) -> BTreeSet<NodeId> {
     let regions = cluster.regions();
-    let voting = regions.iter().map(|(_, group)| group.status().voters);
-    voting
-        .chain([cluster.catalog().status().voters])
-        .any(|voters| voters.contains(&me))
+    let of_regions = regions.iter().map(|(_, group)| group.status());
+    of_regions
+        .chain([cluster.catalog().status()])
+        .flat_map(|status| status.voters.into_iter().chain(status.learners))
+        .collect()
 }
 
 /// Whether the catalog says that this folder's time is over.
@@ -145,13 +199,13 @@ async fn announce(
     }
 }
 
-fn places(
-    state: &Catalog,
-    config: &Config,
-) -> std::collections::BTreeMap<pontoon_proto::id::NodeId, Place> {
+/// Where the other nodes are. A removed one stays in the table while it is a member of a group:
+/// whoever shall lead there instead of it needs its vote, and it has to be told that it has none.
+fn places(state: &Catalog, config: &Config, cluster: &Cluster) -> BTreeMap<NodeId, Place> {
     let mut places = member_places(config);
+    let members = members(cluster);
     for node in state.nodes() {
-        if node.standing == Standing::Removed {
+        if node.standing == Standing::Removed && !members.contains(&node.at.node) {
             places.remove(&node.at.node);
             continue;
         }

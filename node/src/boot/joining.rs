@@ -144,8 +144,9 @@ async fn found(
                 Some(format!("{} ({cause})", member.name))
             });
             let names: Vec<String> = names.collect();
-            tracing::info!(
-                "a first boot: waiting for more of the first members; not met yet: {}",
+            tracing::warn!(
+                "a first boot: waiting for more of the first members; not met yet: {}. Start them, \
+                 with the same join token and the same list of first members",
                 names.join(", ")
             );
         }
@@ -188,8 +189,9 @@ async fn admit(config: &Config, identity: &Arc<Identity>, peers: &Peers) -> Resu
         }
         if said.is_none_or(|said| said.elapsed() >= SAY) {
             said = Some(clock::now());
-            tracing::info!(
-                "waiting to be admitted to the cluster by one of its first members: {}",
+            tracing::warn!(
+                "waiting to be admitted to the cluster by one of its first members: {}. One of them \
+                 must run and have a quorum, with this node's join token and list of first members",
                 causes.join("; ")
             );
         }

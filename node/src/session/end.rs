@@ -17,11 +17,8 @@ impl Sessions {
     /// `SessionNotFound` when it is certain that there is none for this caller,
     /// `DirectoryUnavailable` when that can't be told.
     pub async fn release(&self, id: RequestId, ask: &Ask) -> Result<(), Fault> {
-        let group = self.home(id).await?;
-        let state = group
-            .read(GROUP_WAIT)
-            .await
-            .map_err(|_| Fault::DirectoryUnavailable)?;
+        let group = self.home(id, ask.deadline).await?;
+        let state = self.certain(&group, ask.deadline).await?;
         match state.session(id) {
             Some(session) if ask.fits_session(session) => {}
             _ => return Err(Fault::SessionNotFound),
@@ -35,11 +32,9 @@ impl Sessions {
     ///
     /// As [`Sessions::release`].
     pub async fn end(&self, id: RequestId, reason: EndReason) -> Result<(), Fault> {
-        let group = self.home(id).await?;
-        let state = group
-            .read(GROUP_WAIT)
-            .await
-            .map_err(|_| Fault::DirectoryUnavailable)?;
+        let deadline = crate::clock::now() + GROUP_WAIT;
+        let group = self.home(id, deadline).await?;
+        let state = self.certain(&group, deadline).await?;
         let session = state.session(id).ok_or(Fault::SessionNotFound)?;
         let binding = session.binding();
         let proposed = group

@@ -3,7 +3,8 @@
 //! Only the edges are proposed: 0 -> 1 is `Enter`, 1 -> 0 is `Leave`. Sequence numbers rise over the
 //! whole life of the process, so that a late copy of an older edge changes nothing.
 
-use super::{Ask, GROUP_WAIT, Sessions, Target};
+use super::patience::PAUSE;
+use super::{Ask, Sessions, Target};
 use crate::tasks::{self, Kind};
 use crate::tunnel::{Carries, LinkError, Tunnel, Wire};
 use arc_swap::ArcSwapOption;
@@ -181,7 +182,10 @@ impl Joined {
                 self.use_tunnel(tunnel.clone());
                 Ok(tunnel)
             }
-            Err(error) => Err(self.sessions.why_no_link(self.target(), error).await),
+            Err(error) => {
+                let why = self.sessions.why_no_link(self.target(), error, deadline);
+                Err(why.await)
+            }
         }
     }
 
@@ -276,41 +280,57 @@ impl Sessions {
     }
 
     /// Chooses the fault for a session whose worker can't be reached: its home group decides.
-    pub(super) async fn why_no_link(&self, target: &Target, error: LinkError) -> Fault {
+    pub(super) async fn why_no_link(
+        &self,
+        target: &Target,
+        error: LinkError,
+        deadline: Instant,
+    ) -> Fault {
         tracing::info!(session = %target.id, worker = %target.binding.worker, %error, "no tunnel to the session's worker");
         let Some(group) = self.0.cluster.region(target.region) else {
             return Fault::DirectoryUnavailable;
         };
-        match group.read(GROUP_WAIT).await {
+        match self.certain(&group, deadline).await {
             Ok(state) if state.session(target.id).is_none() => Fault::SessionNotFound,
             Ok(_) => Fault::WorkerLost,
-            Err(_) => Fault::DirectoryUnavailable,
+            Err(fault) => fault,
         }
     }
 
-    /// Proposes the 0 -> 1 edge, and says what the home group makes of it.
+    /// Proposes the 0 -> 1 edge, and says what the home group makes of it. It is proposed until the
+    /// group has answered, for as long as it may merely be between leaders.
     pub(super) async fn enter(&self, target: &Target, ask: &Ask) -> Result<(), Fault> {
         let inner = &self.0;
         let Some(group) = inner.cluster.region(target.region) else {
             return Err(Fault::DirectoryUnavailable);
         };
-        let enter = Command::Enter {
-            id: target.id,
-            at: inner.cluster.at(),
-            seq: inner.locals.next_sequence(),
-            window_ms: ask.window.map(|window| window.as_millis() as u64),
-        };
-        match group.propose(enter, GROUP_WAIT).await {
-            Ok(proposed) => match proposed.reply {
-                Reply::Bound(_) => Ok(()),
-                Reply::Ended(_) | Reply::NotFound => {
+        let mut at = inner.cluster.at();
+        let mut seq = inner.locals.next_sequence();
+        loop {
+            let enter = Command::Enter {
+                id: target.id,
+                at,
+                seq,
+                window_ms: ask.window.map(|window| window.as_millis() as u64),
+            };
+            let proposed = group.propose(enter, self.patience(&group, ask.deadline));
+            match proposed.await.map(|proposed| proposed.reply) {
+                Ok(Reply::Bound(_)) => return Ok(()),
+                Ok(Reply::Ended(_) | Reply::NotFound) => {
                     self.ended_here(target.id);
-                    Err(Fault::SessionNotFound)
+                    return Err(Fault::SessionNotFound);
                 }
-                // The boot is over: this node re-enters under its new one, see `watch`.
-                _ => Err(Fault::DirectoryUnavailable),
-            },
-            Err(_) => Err(Fault::DirectoryUnavailable),
+                // The boot is over, and this node is about to take another one, under which it enters;
+                // or there was no answer: a repeated `Enter` repeats its number, and counts once.
+                Ok(_) | Err(_) => {}
+            }
+            if !self.may_ask_again(&group, ask.deadline) {
+                return Err(Fault::DirectoryUnavailable);
+            }
+            tokio::time::sleep(PAUSE).await;
+            if inner.cluster.at() != at {
+                (at, seq) = (inner.cluster.at(), inner.locals.next_sequence());
+            }
         }
     }
 }

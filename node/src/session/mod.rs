@@ -2,13 +2,15 @@
 //!
 //! [`open`] makes a new one, [`resume`] joins an existing one, [`local`] counts this node's
 //! connections in each and proposes the edges `Enter` and `Leave`, [`watch`] acts on what the
-//! directories say, [`end`] ends one on request. A client connection holds a [`Joined`] for each of
-//! its sessions; dropping it leaves.
+//! directories say, [`end`] ends one on request, `patience` says how long a group that gives no
+//! answer is waited for. A client connection holds a [`Joined`] for each of its sessions; dropping it
+//! leaves.
 
 pub mod end;
 mod joins;
 pub mod local;
 pub mod open;
+mod patience;
 pub mod pin;
 pub mod resume;
 pub mod watch;
@@ -30,8 +32,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use watch::Waiters;
 
-/// How long one proposal or read to a home group may take before the caller hears of it: a WAN
-/// election (1.6 s and two round trips) fits twice.
+/// How long one proposal or read to a home group may take where something else can be done without
+/// it: a WAN election (1.6 s and two round trips) fits twice.
 const GROUP_WAIT: Duration = Duration::from_secs(4);
 
 /// What a call wants of a session; everything in it was checked against the catalog.
@@ -93,6 +95,7 @@ struct Inner {
     region: String,
     locals: Locals,
     waiters: Waiters,
+    started: Instant,
 }
 
 impl Sessions {
@@ -104,6 +107,7 @@ impl Sessions {
             region: region.into(),
             locals: Locals::default(),
             waiters: Waiters::default(),
+            started: crate::clock::now(),
         }));
         sessions.watch_directories();
         sessions
@@ -137,18 +141,12 @@ impl Sessions {
 
     /// The group that an id names by itself. An unknown region number is asked at the catalog, so
     /// that an id of a region born a moment ago is not refused from ignorance (H-7).
-    async fn home(&self, id: RequestId) -> Result<Group<Directory>, Fault> {
+    async fn home(&self, id: RequestId, deadline: Instant) -> Result<Group<Directory>, Fault> {
         let region = id.region().ok_or(Fault::SessionNotFound)?;
         if let Some(group) = self.0.cluster.region(region) {
             return Ok(group);
         }
-        let catalog = self
-            .0
-            .cluster
-            .catalog()
-            .read(GROUP_WAIT)
-            .await
-            .map_err(|_| Fault::DirectoryUnavailable)?;
+        let catalog = self.certain(self.0.cluster.catalog(), deadline).await?;
         match catalog.region(region) {
             // Known, but its replica here has not started yet.
             Some(region) if !region.gone => Err(Fault::DirectoryUnavailable),

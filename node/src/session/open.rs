@@ -6,6 +6,7 @@
 //! bind one call twice. It is complete when its first tunnel is up; until then its id is shown to
 //! nobody.
 
+use super::patience::PAUSE;
 use super::watch::Waiter;
 use super::{Ask, GROUP_WAIT, Joined, Sessions, Target};
 use crate::tasks::{self, Kind};
@@ -82,6 +83,12 @@ impl Sessions {
         while !ask.left().is_zero() {
             let (group, version, wait) = match self.choose(ask) {
                 Ok(choice) => choice,
+                // All groups are between leaders, or this node was paused for a moment.
+                Err(Fault::DirectoryUnavailable) if self.may_come_back(ask) => {
+                    why = Why::Unavailable;
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
                 Err(fault) => return Err(fault),
             };
             match self.attempt(ask, &group, &version, wait, absorbed).await? {
@@ -201,7 +208,7 @@ impl Sessions {
             Err(ProposeError::Unavailable) => return Ok(guard.nothing_there(Why::Unavailable)),
             Err(ProposeError::Unknown) => {
                 // It may have been bound. Nobody else is asked before the cancel is confirmed.
-                return match guard.cancel(ask.left().min(GROUP_WAIT)).await {
+                return match guard.cancel(ask).await {
                     true => Ok(Attempt::Elsewhere(Why::Unavailable)),
                     false => Err(Fault::DirectoryUnavailable),
                 };
@@ -263,13 +270,27 @@ impl OpenGuard<'_> {
     }
 
     /// Proposes the cancel and says whether it is confirmed; if not, it goes on in the background.
-    async fn cancel(&mut self, within: Duration) -> bool {
-        let cancel = Command::CancelOpen { id: self.id };
-        let confirmed = self.group.propose(cancel, within).await.is_ok();
+    async fn cancel(&mut self, ask: &Ask) -> bool {
+        let confirmed = self.insist(ask, Command::CancelOpen { id: self.id }).await;
         if confirmed {
             self.nothing_there(Why::NoSlot);
         }
         confirmed
+    }
+
+    /// Proposes until the group has answered, for as long as it may merely be between leaders.
+    async fn insist(&self, ask: &Ask, command: Command) -> bool {
+        let (sessions, group) = (self.sessions, &self.group);
+        loop {
+            let within = sessions.patience(group, ask.deadline);
+            if group.propose(command.clone(), within).await.is_ok() {
+                return true;
+            }
+            if !sessions.may_ask_again(group, ask.deadline) {
+                return false;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Waits until the queue has served this open. `None`: it has left the queue, and another
@@ -296,7 +317,7 @@ impl OpenGuard<'_> {
                 return Err(Fault::NoWorkerInTime);
             }
             if self.free_elsewhere(ask) {
-                return match self.cancel(ask.left().min(GROUP_WAIT)).await {
+                return match self.cancel(ask).await {
                     true => Ok(None),
                     false => Err(Fault::DirectoryUnavailable),
                 };
@@ -340,9 +361,9 @@ impl OpenGuard<'_> {
                     id: target.id,
                     reason: EndReason::NoLink,
                 };
-                match self.group.propose(end, ask.left().min(GROUP_WAIT)).await {
-                    Ok(_) => Ok(self.nothing_there(Why::NoLink)),
-                    Err(_) => Err(Fault::DirectoryUnavailable),
+                match self.insist(ask, end).await {
+                    true => Ok(self.nothing_there(Why::NoLink)),
+                    false => Err(Fault::DirectoryUnavailable),
                 }
             }
         }

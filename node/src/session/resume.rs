@@ -39,15 +39,12 @@ impl Sessions {
     /// `SessionNotFound` only when that is certain, else `DirectoryUnavailable`; `WorkerLost` when
     /// the session lives but its worker can't be reached.
     pub async fn resume(&self, id: RequestId, ask: &Ask) -> Result<Joined, Fault> {
-        let group = self.home(id).await?;
+        let group = self.home(id, ask.deadline).await?;
         let known = match self.known(&group, id, ask)? {
             Some(known) => known,
             None => {
                 // The replica may lag: only the home group may say no (C-RSM-4).
-                group
-                    .read(GROUP_WAIT)
-                    .await
-                    .map_err(|_| Fault::DirectoryUnavailable)?;
+                self.certain(&group, ask.deadline).await?;
                 self.known(&group, id, ask)?.ok_or(Fault::SessionNotFound)?
             }
         };
@@ -77,7 +74,7 @@ impl Sessions {
         entered?;
         let tunnel: Tunnel = match dialed {
             Ok(tunnel) => tunnel,
-            Err(error) => return Err(self.why_no_link(&target, error).await),
+            Err(error) => return Err(self.why_no_link(&target, error, ask.deadline).await),
         };
         joined.use_tunnel(tunnel);
         Ok(joined)
@@ -123,8 +120,10 @@ impl Sessions {
 
     /// Goes on with an `Enter` that the answer has overtaken; if the group says that the session has
     /// ended, what is carried here ends too (see `enter`).
-    fn enter_in_background(&self, target: Target, ask: Ask) {
+    fn enter_in_background(&self, target: Target, mut ask: Ask) {
         let sessions = self.clone();
+        // The call may be over long before the group answers; its connection is in the session.
+        ask.deadline = ask.deadline.max(crate::clock::now() + GROUP_WAIT);
         crate::tasks::spawn(crate::tasks::Kind::Worker, "session enter", async move {
             if let Err(fault) = sessions.enter(&target, &ask).await {
                 tracing::warn!(session = %target.id, fault = fault.row().label, "a late enter failed");

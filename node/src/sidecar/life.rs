@@ -16,7 +16,7 @@ use pontoon_proto::worker::sidecar_message::Message;
 use pontoon_proto::worker::{
     DialFailed, EndSession, HeldSession, OpenTunnel, SessionEnded, SidecarMessage,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -50,6 +50,9 @@ struct State {
     held: BTreeMap<RequestId, Held>,
     /// Sessions being let go of; cancelled when that is done.
     ending: BTreeMap<RequestId, CancellationToken>,
+    /// Tickets of dials that have not failed and of open tunnels. A node that sees no dial sends its
+    /// message again through another node; one ticket is one dial all the same.
+    tickets: BTreeSet<String>,
 }
 
 /// A session's tunnels.
@@ -110,6 +113,7 @@ impl Life {
                 request_id: open.request_id,
                 binding_index: open.binding_index,
                 cause: cause.to_owned(),
+                ticket: open.ticket,
             };
             let _or_gone = reply.try_send(message(Message::DialFailed(failed)));
         }
@@ -144,6 +148,9 @@ impl Life {
             Answer::Dial { evicted } => evicted,
         };
         let evicted = evicted.map(|evicted| self.let_go(&mut state, evicted, "superseded"));
+        if !state.tickets.insert(order.ticket.clone()) {
+            return Ok(());
+        }
         let held = state.held.entry(id).or_default().clone();
         // Registered while the lock is held: whoever ends the session from now on waits for it.
         let token = held.tunnels.token();
@@ -159,6 +166,7 @@ impl Life {
                 () = held.cut.cancelled() => Err("the session has ended".to_owned()),
                 done = dial::tunnel(&life.settings, &life.counters, &order) => done,
             };
+            life.lock().tickets.remove(&order.ticket);
             if let Err(cause) = cause {
                 life.counters.dials_failed.add();
                 tracing::warn!(session = %order.id, cause, "a tunnel could not be dialed");
@@ -166,6 +174,7 @@ impl Life {
                     request_id: order.id.to_bytes().to_vec().into(),
                     binding_index: index,
                     cause,
+                    ticket: order.ticket,
                 };
                 let _or_gone = reply.try_send(message(Message::DialFailed(failed)));
             }

@@ -10,6 +10,7 @@ use crate::tunnel::tests::{Group, KEY, Node, REGION, until};
 use crate::tunnel::{Carries, LinkError, Tunnel};
 use bytes::Bytes;
 use pontoon_proto::id::WorkerId;
+use pontoon_proto::worker::{NodeMessage, OpenTunnel, node_message};
 use pontoon_raft::directory::command::{DrainReason, EndReason};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -448,4 +449,55 @@ async fn h_27_a_worker_that_was_set_aside_comes_back_when_a_probe_gets_through()
         draining().is_some_and(|d| d.is_empty()).then_some(())
     })
     .await;
+}
+
+/// Takes the next tunnel as a node does, and gives the ticket that it came with.
+async fn next_ticket(listener: &TcpListener, open: &mut Vec<TcpStream>) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push(char::from(stream.read_u8().await.unwrap()));
+    }
+    let answer = b"HTTP/1.1 200 OK\r\n\r\n";
+    stream.write_all(answer).await.unwrap();
+    open.push(stream);
+    let ticket = head.lines().find_map(|line| {
+        let value = line.strip_prefix("Authorization: Bearer ")?;
+        Some(value.to_owned())
+    });
+    ticket.unwrap()
+}
+
+#[tokio::test]
+async fn k_att_2_a_message_that_comes_through_two_nodes_is_one_dial() {
+    let group = Group::new(2);
+    let nodes = [Node::start(&group, 1).await, Node::start(&group, 2).await];
+    let worker = Worker::start("127.0.0.1:0").await;
+    let _sidecar = start(settings(&worker, &[&nodes[0], &nodes[1]]));
+    let id = attached_at(&group, 2).await;
+    let target = group.open(nodes[0].at);
+    let entry = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let message = |ticket: &str| NodeMessage {
+        message: Some(node_message::Message::OpenTunnel(OpenTunnel {
+            request_id: target.id.to_bytes().to_vec().into(),
+            generation: target.generation,
+            binding_index: target.binding.index,
+            slot: target.binding.slot,
+            ticket: ticket.to_owned(),
+            urls: vec![entry.local_addr().unwrap().to_string()],
+            worker_id: id.to_bytes().to_vec().into(),
+            probe: false,
+        })),
+    };
+    let pass = async |node: &Node, ticket: &str| {
+        let sidecars = node.tunnels.sidecars();
+        sidecars.pass(id, message(ticket), None).await
+    };
+    let mut open = Vec::new();
+    pass(&nodes[0], "one").await;
+    assert_eq!(next_ticket(&entry, &mut open).await, "one");
+    pass(&nodes[1], "one").await;
+    pass(&nodes[1], "two").await;
+    assert_eq!(next_ticket(&entry, &mut open).await, "two");
 }

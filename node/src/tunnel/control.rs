@@ -174,11 +174,15 @@ impl Control {
         match message.message? {
             Message::Hello(_) => return Some("a second hello"),
             Message::Pong(_) => {}
-            Message::SessionEnded(ended) => self.said(&ended.request_id, Word::Ended),
+            Message::SessionEnded(ended) => {
+                if let Some(id) = RequestId::from_slice(&ended.request_id) {
+                    self.said(&Word::Ended(id));
+                }
+            }
             Message::DialFailed(failed) => {
                 let cause = printable(&failed.cause);
                 tracing::info!(worker = %self.worker.worker, cause, "a sidecar could not dial");
-                self.said(&failed.request_id, Word::NoDial);
+                self.said(&Word::NoDial(failed.ticket));
             }
             Message::Health(health) => {
                 self.drains.insert(DrainReason::Health, !health.serving);
@@ -201,10 +205,8 @@ impl Control {
         None
     }
 
-    fn said(&self, id: &[u8], word: Word) {
-        if let Some(id) = RequestId::from_slice(id) {
-            self.tunnels.sidecars().said(self.worker.worker, id, word);
-        }
+    fn said(&self, word: &Word) {
+        self.tunnels.sidecars().said(self.worker.worker, word);
     }
 
     /// Proposes the drain reasons in which the replica and the sidecar differ, and probes a worker

@@ -44,6 +44,13 @@ pub(super) struct Waiting {
     desk: Desk,
 }
 
+impl Waiting {
+    /// Whether the ticket was shown by a good CONNECT, so that its stream is here or about to be.
+    pub(super) fn is_shown(&self) -> bool {
+        !self.desk.lock().waiting.contains_key(&self.ticket.nonce)
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut table = self.desk.lock();

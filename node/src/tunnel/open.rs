@@ -14,6 +14,7 @@ use pontoon_proto::peer::PassRequest;
 use pontoon_proto::worker::{NodeMessage, OpenTunnel, node_message};
 use pontoon_raft::directory::command::EndReason;
 use prost::Message as _;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -21,8 +22,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// round trip around the world.
 const STAGGER: Duration = Duration::from_millis(400);
 
-/// How long to wait before looking again where the sidecar is attached.
+/// How long to wait before looking again where the sidecar is attached, and before asking a node
+/// again that could not pass the message on.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// When a message that was passed and brought no dial is passed again. The node that took it may have
+/// lost the sidecar's control stream in that moment, and nobody would ever know. A dial takes one round
+/// trip for the message and two for itself: 0.6 s around the world. A message that comes twice does
+/// no harm: one ticket is one dial.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Dials a tunnel for a session, within a bound.
 pub(super) async fn dial(
@@ -38,11 +46,20 @@ pub(super) async fn dial(
         .register(target.id, target.binding.worker)
         .ok_or(LinkError::NoDial)?;
     let message = open_tunnel(shared, target, &waiting);
-    let stream = tokio::select! {
+    let up = tokio::select! {
         biased;
-        stream = &mut waiting.stream => stream.map_err(|_| LinkError::NoDial)?,
-        error = pass(shared, target, &message, deadline) => return Err(error),
-        () = sleep_until(deadline) => return Err(last_word(shared, target)),
+        stream = &mut waiting.stream => stream.map_err(|_| LinkError::NoDial),
+        error = pass(shared, target, &message, deadline) => Err(error),
+        () = sleep_until(deadline) => Err(last_word(shared, target)),
+    };
+    let stream = match up {
+        // A dial that failed may be the second one with this ticket: then the first one counts.
+        Err(_) if waiting.is_shown() => timeout(LOOK_AGAIN, &mut waiting.stream)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(LinkError::NoDial)?,
+        up => up?,
     };
     driver::start(shared, dialing, *target, carries, stream)
         .await
@@ -64,22 +81,44 @@ fn open_tunnel(shared: &Shared, target: &Target, waiting: &Waiting) -> NodeMessa
     }
 }
 
-/// Gets the message to the sidecar; returns only when there is no use in waiting on.
+/// Gets the message to the sidecar, through every node where it is attached and again and again;
+/// returns only when there is no use in waiting on.
+///
+/// Each question stays open for as long as the dial is waited for, so that a failure is heard whichever
+/// node hears of it: at most ten a second, for the 10 s that a dial may take.
 async fn pass(
     shared: &Shared,
     target: &Target,
     message: &NodeMessage,
     deadline: Instant,
 ) -> LinkError {
+    let worker = target.binding.worker;
+    let mut asked = FuturesUnordered::new();
+    // When each node may be asked again.
+    let mut due: BTreeMap<NodeId, Instant> = BTreeMap::new();
     loop {
         let Some(nodes) = attached_at(shared, target) else {
             return LinkError::NotAttached;
         };
-        match ask_in_turn(shared, target.binding.worker, &nodes, message, deadline).await {
-            Some(PassOutcome::DialFailed) => return LinkError::NoDial,
-            Some(_) => std::future::pending().await,
-            // The sidecar may just be on its way from one node to another.
-            None => sleep(LOOK_AGAIN).await,
+        let now = clock::now();
+        let is_due = |node: &&NodeId| due.get(node).is_none_or(|at| *at <= now);
+        let next = nodes.iter().filter(is_due).min_by_key(|node| due.get(node));
+        let mut pause = LOOK_AGAIN;
+        if let Some(node) = next.copied() {
+            due.insert(node, now + AGAIN);
+            pause = STAGGER;
+            asked.push(ask(shared, worker, node, message, deadline));
+        }
+        tokio::select! {
+            Some((node, outcome)) = asked.next() => match outcome {
+                PassOutcome::DialFailed => return LinkError::NoDial,
+                PassOutcome::Passed => {}
+                // The sidecar may just be on its way from one node to another.
+                PassOutcome::NotAttached | PassOutcome::Unconfirmed => {
+                    due.insert(node, clock::now() + LOOK_AGAIN);
+                }
+            },
+            () = sleep(pause) => {}
         }
     }
 }
@@ -103,8 +142,8 @@ async fn ask_in_turn(
             return None;
         }
         tokio::select! {
-            Some(outcome) = asked.next() => match outcome {
-                PassOutcome::NotAttached => {}
+            Some((_, outcome)) = asked.next() => match outcome {
+                PassOutcome::NotAttached | PassOutcome::Unconfirmed => {}
                 told => return Some(told),
             },
             () = sleep(STAGGER), if next.is_some() => {}
@@ -118,11 +157,12 @@ async fn ask(
     node: NodeId,
     message: &NodeMessage,
     deadline: Instant,
-) -> PassOutcome {
+) -> (NodeId, PassOutcome) {
     let left = deadline.saturating_duration_since(clock::now());
     if node == shared.at().node {
         let message = message.clone();
-        return shared.sidecars.pass(worker, message, Some(left)).await;
+        let outcome = shared.sidecars.pass(worker, message, Some(left)).await;
+        return (node, outcome);
     }
     let request = PassRequest {
         envelope: None,
@@ -130,13 +170,14 @@ async fn ask(
         message: message.encode_to_vec().into(),
         wait_ms: left.as_millis() as u64,
     };
-    match (shared.passer)(node, request, left).await {
+    let outcome = match (shared.passer)(node, request, left).await {
         Ok(reply) => reply.outcome().into(),
         Err(error) => {
             tracing::debug!(%error, "a message for a sidecar was not passed on");
             PassOutcome::NotAttached
         }
-    }
+    };
+    (node, outcome)
 }
 
 /// Where the sidecar is attached, this node first; `None` when the worker is lost or unknown.

@@ -27,7 +27,7 @@ pub enum PassOutcome {
     Passed,
     /// No control stream of that worker is open here.
     NotAttached,
-    /// Handed over, but not confirmed in time.
+    /// Handed over, but not confirmed in time, or the control stream ended before.
     Unconfirmed,
     /// The sidecar could not dial.
     DialFailed,
@@ -55,13 +55,14 @@ impl From<Outcome> for PassOutcome {
     }
 }
 
-/// What a sidecar may say about a session, and who waits for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a sidecar may say that somebody waits for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Word {
-    /// It has let go.
-    Ended,
-    /// It could not dial.
-    NoDial,
+    /// It has let go of this session.
+    Ended(RequestId),
+    /// It could not dial with this ticket. Not by session: each connection in one dials for itself,
+    /// and the failure of one dial says nothing of another.
+    NoDial(String),
 }
 
 /// The control streams of this node, by worker. Cheap to clone.
@@ -71,7 +72,31 @@ pub struct Sidecars(Arc<Mutex<BTreeMap<WorkerId, Stream>>>);
 struct Stream {
     number: u64,
     sender: Sender,
-    waiting: BTreeMap<(RequestId, Word), Vec<oneshot::Sender<()>>>,
+    waiting: BTreeMap<Word, Vec<oneshot::Sender<()>>>,
+}
+
+/// A wait for a sidecar's word; dropped, it leaves nothing behind.
+struct Wait {
+    sidecars: Sidecars,
+    worker: WorkerId,
+    word: Word,
+    told: oneshot::Receiver<()>,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.told.close();
+        let mut streams = self.sidecars.lock();
+        let Some(stream) = streams.get_mut(&self.worker) else {
+            return;
+        };
+        if let Some(waiting) = stream.waiting.get_mut(&self.word) {
+            waiting.retain(|other| !other.is_closed());
+            if waiting.is_empty() {
+                stream.waiting.remove(&self.word);
+            }
+        }
+    }
 }
 
 /// A control stream's place here; dropped, it leaves.
@@ -102,24 +127,25 @@ impl Sidecars {
         confirm: Option<Duration>,
     ) -> PassOutcome {
         let wanted = match &message.message {
-            Some(Message::EndSession(end)) => Some((&end.request_id, Word::Ended)),
-            Some(Message::OpenTunnel(open)) => Some((&open.request_id, Word::NoDial)),
+            Some(Message::EndSession(end)) => {
+                RequestId::from_slice(&end.request_id).map(Word::Ended)
+            }
+            Some(Message::OpenTunnel(open)) => Some(Word::NoDial(open.ticket.clone())),
             _ => None,
         };
-        let wanted = wanted
-            .filter(|_| confirm.is_some())
-            .and_then(|(id, word)| Some((RequestId::from_slice(id)?, word)));
-        let Some(answer) = self.hand_over(worker, message, wanted) else {
+        let wanted = wanted.filter(|_| confirm.is_some());
+        let Some(wait) = self.hand_over(worker, message, wanted) else {
             return PassOutcome::NotAttached;
         };
-        let (Some((_, word)), Some(span), Some(answer)) = (wanted, confirm, answer) else {
+        let (Some(span), Some(mut wait)) = (confirm, wait) else {
             return PassOutcome::Passed;
         };
-        match (word, tokio::time::timeout(span, answer).await) {
-            (Word::Ended, Ok(Ok(()))) => PassOutcome::Passed,
-            (Word::NoDial, Ok(Ok(()))) => PassOutcome::DialFailed,
-            (Word::NoDial, Err(_)) => PassOutcome::Passed,
-            (Word::Ended, Err(_)) | (_, Ok(Err(_))) => PassOutcome::Unconfirmed,
+        let told = tokio::time::timeout(span, &mut wait.told).await;
+        match (&wait.word, told) {
+            (Word::Ended(_), Ok(Ok(()))) => PassOutcome::Passed,
+            (Word::NoDial(_), Ok(Ok(()))) => PassOutcome::DialFailed,
+            (Word::NoDial(_), Err(_)) => PassOutcome::Passed,
+            (Word::Ended(_), Err(_)) | (_, Ok(Err(_))) => PassOutcome::Unconfirmed,
         }
     }
 
@@ -132,17 +158,21 @@ impl Sidecars {
         &self,
         worker: WorkerId,
         message: NodeMessage,
-        wanted: Option<(RequestId, Word)>,
-    ) -> Option<Option<oneshot::Receiver<()>>> {
+        wanted: Option<Word>,
+    ) -> Option<Option<Wait>> {
         let mut streams = self.lock();
         let stream = streams.get_mut(&worker)?;
         stream.sender.try_send(Ok(message)).ok()?;
-        Some(wanted.map(|key| {
-            let (sender, receiver) = oneshot::channel();
-            let waiting = stream.waiting.entry(key).or_default();
-            waiting.retain(|other| !other.is_closed());
+        Some(wanted.map(|word| {
+            let (sender, told) = oneshot::channel();
+            let waiting = stream.waiting.entry(word.clone()).or_default();
             waiting.push(sender);
-            receiver
+            Wait {
+                sidecars: self.clone(),
+                worker,
+                word,
+                told,
+            }
         }))
     }
 
@@ -185,11 +215,11 @@ impl Sidecars {
     }
 
     /// A sidecar said something that somebody may be waiting for.
-    pub(super) fn said(&self, worker: WorkerId, id: RequestId, word: Word) {
+    pub(super) fn said(&self, worker: WorkerId, word: &Word) {
         let mut streams = self.lock();
         let waiting = streams
             .get_mut(&worker)
-            .and_then(|stream| stream.waiting.remove(&(id, word)));
+            .and_then(|stream| stream.waiting.remove(word));
         for waiter in waiting.into_iter().flatten() {
             let _or_gone = waiter.send(());
         }

@@ -13,7 +13,8 @@ use pontoon_proto::id::{
     FunctionId, NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId,
 };
 use pontoon_proto::peer::{PassReply, pass_reply::Outcome};
-use pontoon_proto::worker::{NodeAddress, NodeMessage};
+use pontoon_proto::worker::node_message::Message;
+use pontoon_proto::worker::{NodeAddress, NodeMessage, OpenTunnel};
 use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::{Binding, Command, Effect, EndReason, Reply};
 use pontoon_raft::group::network::Unreachable;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -393,4 +394,135 @@ async fn a_message_for_a_sidecar_that_is_not_here_is_not_passed() {
     let worker = target.binding.worker;
     let passed = node.tunnels.sidecars().pass(worker, end, None).await;
     assert_eq!(passed, PassOutcome::NotAttached);
+}
+
+/// A sidecar without a process: one control stream per node, and what comes down each.
+struct Attached {
+    worker: WorkerId,
+    group: Arc<Group>,
+}
+
+struct Stream {
+    place: super::sidecars::Place,
+    messages: mpsc::Receiver<Result<NodeMessage, tonic::Status>>,
+}
+
+impl Attached {
+    fn new(group: &Arc<Group>) -> Self {
+        Self {
+            worker: WorkerId::from_random(random::bytes()),
+            group: Arc::clone(group),
+        }
+    }
+
+    fn at(&self, node: &Node) -> Stream {
+        let (sender, messages) = mpsc::channel(super::sidecars::QUEUE);
+        let sidecars = node.tunnels.sidecars();
+        let place = sidecars.enter(self.worker, 1, sender).unwrap();
+        let attached = self.group.apply(Command::AttachWorker {
+            worker: self.worker,
+            name: "fake".to_owned(),
+            function: self.group.grant.function,
+            version: self.group.grant.version,
+            slots: self.group.grant.slots,
+            at: node.at,
+            stream: 1,
+        });
+        assert!(
+            matches!(attached, Reply::Attached | Reply::Done),
+            "{attached:?}"
+        );
+        Stream { place, messages }
+    }
+}
+
+impl Stream {
+    async fn open_tunnel(&mut self) -> OpenTunnel {
+        match self.messages.recv().await.unwrap().unwrap().message {
+            Some(Message::OpenTunnel(open)) => open,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Dials as a sidecar does that was told to; the status of the answer.
+async fn dial(open: &OpenTunnel) -> (String, TcpStream) {
+    let id = RequestId::from_slice(&open.request_id).unwrap();
+    let mut stream = TcpStream::connect(&open.urls[0]).await.unwrap();
+    let head = connect(&open.ticket, &id.to_string());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    (String::from_utf8_lossy(&status).into_owned(), stream)
+}
+
+/// An obtain of a tunnel on its way, and its result.
+fn obtaining(
+    node: &Node,
+    target: Target,
+) -> tokio::task::JoinHandle<Result<super::Tunnel, super::LinkError>> {
+    let tunnels = node.tunnels.clone();
+    tasks::spawn(tasks::Kind::Worker, "obtain", async move {
+        tunnels.obtain(&target, Duration::from_secs(10)).await
+    })
+}
+
+#[tokio::test]
+async fn k_att_2_a_message_that_a_lost_control_stream_swallowed_goes_through_another_node() {
+    let group = Group::new(2);
+    let nodes = [Node::start(&group, 1).await, Node::start(&group, 2).await];
+    let sidecar = Attached::new(&group);
+    let mut first = sidecar.at(&nodes[0]);
+    let target = group.open(nodes[0].at);
+    let obtained = obtaining(&nodes[0], target);
+    // It takes the message and never says a word; the sidecar attaches to another node meanwhile.
+    let swallowed = first.open_tunnel().await;
+    let mut second = sidecar.at(&nodes[1]);
+    let again = second.open_tunnel().await;
+    assert_eq!(again.ticket, swallowed.ticket);
+    let (status, _tunnel) = dial(&again).await;
+    assert_eq!(status, "HTTP/1.1 200");
+    obtained.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn k_att_2_a_message_whose_control_stream_ends_goes_through_the_next_one() {
+    let group = Group::new(2);
+    let nodes = [Node::start(&group, 1).await, Node::start(&group, 2).await];
+    let sidecar = Attached::new(&group);
+    let mut first = sidecar.at(&nodes[0]);
+    let target = group.open(nodes[0].at);
+    let obtained = obtaining(&nodes[0], target);
+    let swallowed = first.open_tunnel().await;
+    drop(first.place);
+    // The same node, by a stream that the sidecar has just opened.
+    let mut next = sidecar.at(&nodes[0]);
+    let again = next.open_tunnel().await;
+    assert_eq!(again.ticket, swallowed.ticket);
+    let (status, _tunnel) = dial(&again).await;
+    assert_eq!(status, "HTTP/1.1 200");
+    obtained.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_second_dial_with_one_ticket_is_refused_and_harms_neither_its_own_session_nor_another() {
+    let group = Group::new(2);
+    let node = Node::start(&group, 1).await;
+    let sidecar = Attached::new(&group);
+    let mut stream = sidecar.at(&node);
+    let target = group.open(node.at);
+    let (one, other) = (obtaining(&node, target), obtaining(&node, target));
+    let (first, second) = (stream.open_tunnel().await, stream.open_tunnel().await);
+    assert_ne!(first.ticket, second.ticket, "each connection has its own");
+    let (status, _tunnel) = dial(&first).await;
+    assert_eq!(status, "HTTP/1.1 200");
+    let (status, _) = dial(&first).await;
+    assert_eq!(status, "HTTP/1.1 403");
+    // What the sidecar says of that dial is no news of the other one.
+    let failed = super::sidecars::Word::NoDial(first.ticket.clone());
+    node.tunnels.sidecars().said(sidecar.worker, &failed);
+    let (status, _tunnel) = dial(&second).await;
+    assert_eq!(status, "HTTP/1.1 200");
+    one.await.unwrap().unwrap();
+    other.await.unwrap().unwrap();
 }

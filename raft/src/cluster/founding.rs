@@ -75,8 +75,13 @@ fn first_regions(members: &[Member], survive: Survive) -> Vec<Region> {
     regions.into_values().collect()
 }
 
-/// Writes the first regions into the catalog, while this node leads it, until all are there.
+/// How long to wait after the catalog has refused a region: only a person can change that.
+const REFUSED: Duration = Duration::from_secs(30);
+
+/// Writes the first regions into the catalog, while this node leads it, until all are there. What the
+/// catalog refuses is said once, and proposed again now and then.
 pub(super) async fn found(inner: Weak<Inner>) {
+    let mut refused: BTreeMap<RegionId, Reply> = BTreeMap::new();
     loop {
         let Some(inner) = inner.upgrade() else { return };
         let state = inner.catalog.state();
@@ -85,16 +90,21 @@ pub(super) async fn found(inner: Weak<Inner>) {
         if unborn.is_empty() {
             return;
         }
+        let mut was_refused = false;
         if inner.catalog.leads() {
             for region in unborn {
-                let name = region.name.clone();
+                let (name, number) = (region.name.clone(), region.number);
                 let command = Command::AddRegion(region);
                 match inner.catalog.propose(command, WITHIN).await {
                     Ok(proposed) if proposed.reply == Reply::Done => {
                         tracing::info!(region = name, "the region is born");
                     }
                     Ok(proposed) => {
-                        tracing::error!(region = name, answer = ?proposed.reply, "the catalog refuses the region")
+                        was_refused = true;
+                        let before = refused.insert(number, proposed.reply.clone());
+                        if before.as_ref() != Some(&proposed.reply) {
+                            tracing::error!(region = name, answer = ?proposed.reply, "the catalog refuses the region");
+                        }
                     }
                     Err(error) => {
                         tracing::info!(region = name, %error, "the region is not born yet")
@@ -104,6 +114,11 @@ pub(super) async fn found(inner: Weak<Inner>) {
         }
         let mut changed = inner.catalog.changed();
         drop(inner);
+        if was_refused {
+            // Each refusal is an entry, and with it a change of its own.
+            tokio::time::sleep(REFUSED).await;
+            continue;
+        }
         // Also without a change: this node may come to lead.
         tokio::time::timeout(LOOK, changed.changed()).await.ok();
     }

@@ -313,6 +313,15 @@ impl Inner {
             .collect()
     }
 
+    /// Whoever may have something in a directory: a node that was removed leaves it behind.
+    fn ever_known(&self) -> BTreeSet<NodeId> {
+        let state = self.catalog.state();
+        let founders = self.founders.iter().map(|place| place.node);
+        founders
+            .chain(state.nodes().map(|node| node.at.node))
+            .collect()
+    }
+
     fn scene(&self) -> Scene<'_> {
         Scene {
             catalog: &self.catalog,
@@ -353,7 +362,7 @@ async fn watch_nodes(inner: Weak<Inner>, group: Group<Directory>) {
         tokio::time::sleep(presence::LOOK).await;
         let Some(inner) = inner.upgrade() else { return };
         watch
-            .look(&group, &inner.known(), inner.options.node_lost_after)
+            .look(&group, &inner.ever_known(), inner.options.node_lost_after)
             .await;
     }
 }

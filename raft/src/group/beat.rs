@@ -39,6 +39,17 @@ struct State {
     heard: BTreeMap<NodeId, Heard>,
     /// Whose turn it is to start again with another timing.
     turn: Option<NodeId>,
+    /// By the last answer, this node has no vote.
+    no_vote: bool,
+}
+
+/// What a leader answers to a beat.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Word {
+    /// It is the sender's turn to start again.
+    pub(crate) restart: bool,
+    /// The sender has no vote, by a committed membership.
+    pub(crate) no_vote: bool,
 }
 
 /// What a leader knows of one node by its last beat.
@@ -56,6 +67,11 @@ impl Beats {
     pub(crate) fn age(&self) -> Option<Duration> {
         let answered = self.lock().answered?;
         Some(clock::now().saturating_duration_since(answered))
+    }
+
+    /// Whether a leader has said lately that this node has no vote.
+    pub(crate) fn no_vote(&self) -> bool {
+        self.age().is_some_and(|age| age < CONNECTED) && self.lock().no_vote
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -84,14 +100,23 @@ impl Beats {
 }
 
 impl Core {
-    /// Serves a beat, also this node's own; answers whether it is the sender's turn to start again.
-    pub(crate) async fn serve_beat(&self, member: u64, pace: Pace) -> Result<bool, Refused> {
+    /// Serves a beat, also this node's own.
+    pub(crate) async fn serve_beat(&self, member: u64, pace: Pace) -> Result<Word, Refused> {
         if self.leading().is_none() {
             return Err(Refused::NotLeader(self.leader()));
         }
         self.beats.heard(member, pace);
+        // Before the confirmation, which then stands for it too.
+        let members = self.members();
         self.confirmed().await?;
-        Ok(self.beats.lock().turn == Some(node_of(member)))
+        let no_vote = members.is_some_and(|members| {
+            let votes = members.voters.iter().any(|set| set.contains(&member));
+            members.committed && !votes
+        });
+        Ok(Word {
+            restart: self.beats.lock().turn == Some(node_of(member)),
+            no_vote,
+        })
     }
 
     /// Who was heard of during this leadership; none when this node does not lead.
@@ -141,7 +166,7 @@ impl Core {
         }
     }
 
-    async fn beat(&self, to: NodeId) -> Result<bool, Refused> {
+    async fn beat(&self, to: NodeId) -> Result<Word, Refused> {
         if to == self.me {
             return self.serve_beat(self.member, self.pace).await;
         }
@@ -156,7 +181,10 @@ impl Core {
             return Err(Refused::Unavailable);
         };
         match reply.refusal() {
-            pb::Refusal::Unspecified => Ok(reply.restart),
+            pb::Refusal::Unspecified => Ok(Word {
+                restart: reply.restart,
+                no_vote: reply.no_vote,
+            }),
             pb::Refusal::NotLeader => Err(Refused::NotLeader(node_number(reply.leader_node))),
             _ => Err(Refused::Unavailable),
         }
@@ -186,14 +214,16 @@ pub(crate) async fn run(core: Weak<Core>) {
             None => Err(Refused::Unavailable),
         };
         let pause = match answered {
-            Ok(turn) => {
+            Ok(word) => {
                 failed = false;
                 if to != core.leader() {
                     core.learn(to);
                 }
-                core.beats.lock().answered = Some(sent);
+                let mut state = core.beats.lock();
+                (state.answered, state.no_vote) = (Some(sent), word.no_vote);
+                drop(state);
                 core.turn
-                    .send_if_modified(|now| std::mem::replace(now, turn) != turn);
+                    .send_if_modified(|now| std::mem::replace(now, word.restart) != word.restart);
                 BEAT
             }
             Err(refused) => {

@@ -372,6 +372,14 @@ impl<M: Machine> Group<M> {
         self.beat_age().is_some_and(|age| age < CONNECTED)
     }
 
+    /// Whether the group counts on this node's vote: by its own replica, unless the leader knows
+    /// better. A replica that was dropped from the group gets no entries, and believes for ever that
+    /// it votes.
+    pub fn needs_me(&self) -> bool {
+        let voters = self.status().voters;
+        voters.contains(&self.core().me) && !self.0.beats.no_vote()
+    }
+
     /// For people.
     pub fn status(&self) -> Status {
         let core = self.core();

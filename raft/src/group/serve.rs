@@ -309,10 +309,12 @@ impl Registry {
             _ => Err(Unanswered::Unavailable),
         };
         let (refusal, leader) = refusal(answer.err());
+        let word = answer.unwrap_or_default();
         pb::BeatReply {
             refusal,
             leader_node: leader,
-            restart: answer.unwrap_or(false),
+            restart: word.restart,
+            no_vote: word.no_vote,
         }
     }
 }

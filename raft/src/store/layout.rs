@@ -1,7 +1,7 @@
 //! How one group's log lies in its tree.
 //!
 //! ```text
-//! 0 name                 a mark: vote, purged, committed, life, tip
+//! 0 name                 a mark: vote, purged, committed, tip
 //! 1 index(8) part(2)     a piece of the framed record of that entry, big endian
 //! ```
 //!

@@ -12,8 +12,6 @@ pub const VOTE: u8 = 1;
 pub const PURGED: u8 = 2;
 /// The last log id known to be committed; a hint, written along with other things.
 pub const COMMITTED: u8 = 3;
-/// This node's present life in the group.
-pub const LIFE: u8 = 4;
 /// How far the log is; the storage thread's own, see [`super::durable::Tip`].
 pub(super) const TIP: u8 = 5;
 
@@ -26,8 +24,6 @@ pub struct Recovered {
     pub purged: Option<Bytes>,
     /// See [`COMMITTED`].
     pub committed: Option<Bytes>,
-    /// See [`LIFE`].
-    pub life: Option<Bytes>,
     /// Index of the first entry, or of the next one when there is none.
     pub first: u64,
     /// How many entries there are.

@@ -5,7 +5,7 @@ use super::durable::{Chain, Known, Tip};
 use super::engine::{Engine, Tree};
 use super::error::StoreError;
 use super::layout::{self, BEYOND, END, ENTRIES, Flaw};
-use super::log::{COMMITTED, LIFE, PURGED, Recovered, TIP, VOTE};
+use super::log::{COMMITTED, PURGED, Recovered, TIP, VOTE};
 use super::open::OpenLog;
 use crate::codec::{self, Role};
 use bytes::Bytes;
@@ -55,7 +55,6 @@ pub(super) fn recover(
         (VOTE, &mut recovered.vote),
         (PURGED, &mut recovered.purged),
         (COMMITTED, &mut recovered.committed),
-        (LIFE, &mut recovered.life),
     ] {
         *place = marks.get(&name).cloned();
     }
@@ -120,7 +119,6 @@ fn kind_of(name: u8) -> Option<(Role, &'static str)> {
         VOTE => (Role::Vote, "the vote"),
         PURGED => (Role::Mark, "the purge mark"),
         COMMITTED => (Role::Mark, "the commit mark"),
-        LIFE => (Role::Life, "the life"),
         TIP => (Role::Tip, "the tip"),
         _ => return None,
     })

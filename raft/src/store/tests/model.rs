@@ -5,7 +5,7 @@ use crate::codec::{Role, frame};
 use crate::store::core::Core;
 use crate::store::engine::Engine;
 use crate::store::job::Job;
-use crate::store::log::{COMMITTED, LIFE, VOTE};
+use crate::store::log::{COMMITTED, VOTE};
 use crate::store::{Recovered, StoreError};
 use bytes::Bytes;
 use pontoon_proto::id::GroupId;
@@ -67,7 +67,6 @@ impl Drop for Seed {
 pub(super) struct State {
     vote: Option<Bytes>,
     purged: Option<Bytes>,
-    life: Option<Bytes>,
     first: u64,
     entries: Vec<Bytes>,
 }
@@ -86,7 +85,6 @@ impl State {
         State {
             vote: found.vote.clone(),
             purged: found.purged.clone(),
-            life: found.life.clone(),
             first: found.first,
             entries: found.tail.clone(),
         }
@@ -177,8 +175,7 @@ impl Run {
     fn operate(&mut self, seed: &mut Seed) {
         match seed.below(20) {
             0..=7 => self.append(seed),
-            8 | 9 => self.mark(VOTE, seed),
-            10 => self.mark(LIFE, seed),
+            8..=10 => self.vote(seed),
             11 => {
                 let record = frame(Role::Mark, 0, seed.below(100) as u64, b"").unwrap();
                 self.take(|group| Job::Lazy {
@@ -218,20 +215,15 @@ impl Run {
         self.states.push(state);
     }
 
-    fn mark(&mut self, name: u8, seed: &mut Seed) {
-        let role = if name == VOTE { Role::Vote } else { Role::Life };
-        let record = frame(role, 0, 0, &seed.below(1 << 30).to_le_bytes()).unwrap();
+    fn vote(&mut self, seed: &mut Seed) {
+        let number = seed.below(1 << 30).to_le_bytes();
+        let record = frame(Role::Vote, 0, 0, &number).unwrap();
         let mut state = self.now().clone();
-        let place = if name == VOTE {
-            &mut state.vote
-        } else {
-            &mut state.life
-        };
-        *place = Some(record.clone());
+        state.vote = Some(record.clone());
         let done = self.done();
         self.take(|group| Job::Mark {
             group,
-            name,
+            name: VOTE,
             record,
             done,
         });
