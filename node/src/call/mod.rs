@@ -36,6 +36,7 @@ pub use context::{CatalogReplica, Context, Joins, Member};
 pub use counters::Counters;
 
 use crate::clock;
+use crate::drain::{Draining, Stage};
 use crate::random;
 use crate::session::Ask;
 use crate::session::pin::Key;
@@ -80,11 +81,11 @@ struct Way<J: Joins> {
     upgrade: Option<Upgrade>,
 }
 
-/// Serves one call of a connection. `serving` is whether the node takes traffic.
+/// Serves one call of a connection.
 pub(crate) async fn serve<J: Joins>(
     cx: Arc<Context<J>>,
     connection: Arc<Connection<J::Joined>>,
-    serving: bool,
+    mut draining: Draining,
     request: Request<Source>,
     respond: Respond,
 ) {
@@ -95,7 +96,9 @@ pub(crate) async fn serve<J: Joins>(
     let mut exchange = Exchange::new(body, respond);
     let asked = Asked::of(&parts);
     let switches = exchange.switches();
-    let ending = if let Some((response, trailers)) = local::answer(&parts, serving) {
+    let ending = if let Some((response, trailers)) =
+        local::answer(&parts, draining.stage() == Stage::Serving)
+    {
         exchange.answer(response, trailers);
         Ending::Here
     } else {
@@ -105,6 +108,7 @@ pub(crate) async fn serve<J: Joins>(
             biased;
             next = next => Some(next.unwrap_or(Err(Fault::Internal.into()))),
             () = exchange.client_leaves() => None,
+            () = draining.reached(Stage::Stopped) => Some(Err(Fault::Draining.into())),
         };
         match next {
             None => Ending::LeftEarly,

@@ -4,7 +4,7 @@
 //! come to its end, when the node drains; and what it may become: a WebSocket, or HTTP/2.
 
 use super::Origin;
-use super::h2::CloseReason;
+use super::h2::{CloseReason, LAST_CALLS};
 use crate::call::ends::Source;
 use crate::call::respond::{Http1, Respond};
 use crate::call::{self, Connection, Context, Joins};
@@ -71,6 +71,8 @@ where
     let mut serving = pin!(serving.with_upgrades());
 
     let mut going = None;
+    // When it is cut although a call is open.
+    let mut ends = None;
     let mut head_since = None;
     let mut sweep = clock::now();
     let result = loop {
@@ -87,6 +89,9 @@ where
             counters.connections_mute.up();
             return CloseReason::Mute;
         }
+        if ends.is_some_and(|at| now >= at) {
+            return CloseReason::Drained;
+        }
         let idle = going.is_none() && calls == 0 && head_since.is_none();
         if idle && now >= idle_since + limits.idle {
             serving.as_mut().graceful_shutdown();
@@ -95,7 +100,7 @@ where
         let due = match head_since {
             Some(since) => since + limits.handshake,
             None if idle => idle_since + limits.idle,
-            None => now + limits.idle,
+            None => ends.unwrap_or(now + limits.idle),
         };
         let next_stage = match going {
             Some(CloseReason::Drained) => Stage::Stopped,
@@ -118,9 +123,10 @@ where
         });
         tokio::select! {
             biased;
-            () = draining.reached(next_stage) => {
+            () = draining.reached(next_stage), if ends.is_none() => {
                 if next_stage == Stage::Stopped {
-                    return CloseReason::Drained;
+                    ends = Some(clock::now() + LAST_CALLS);
+                    continue;
                 }
                 // Answers say `connection: close` from here on.
                 serving.as_mut().graceful_shutdown();
@@ -174,7 +180,7 @@ impl<J: Joins> Service<Request<Incoming>> for Calls<J> {
         let call = call::serve(
             Arc::clone(&self.cx),
             Arc::clone(&self.connection),
-            self.draining.stage() == Stage::Serving,
+            self.draining.clone(),
             request.map(|body| Source::message(body, None)),
             Respond::H1(Http1 {
                 reply: Some(reply),

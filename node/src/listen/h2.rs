@@ -22,6 +22,10 @@ use tokio::time::Instant;
 /// How long the last GOAWAY may take to leave a connection that is cut.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// How long the calls that wait for a worker have to say that the node is draining, once its grace is
+/// over (C-ERR-12).
+pub(super) const LAST_CALLS: Duration = Duration::from_millis(250);
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
@@ -90,6 +94,8 @@ where
     let mut pings = h2.ping_pong();
     // Why the client was told to go, once it was.
     let mut going = None;
+    // When it is cut although calls are open.
+    let mut ends = None;
     let now = clock::now();
     let mut timers = Timers {
         ping: now + limits.ping_every,
@@ -111,6 +117,10 @@ where
             h2.graceful_shutdown();
             going = Some(CloseReason::Idle);
         }
+        if ends.is_some_and(|at| now >= at) {
+            cut(h2, Reason::NO_ERROR).await;
+            return CloseReason::Drained;
+        }
         timers.cut = match going {
             Some(reason) if calls == 0 => match timers.cut {
                 Some(at) if now >= at => {
@@ -123,7 +133,7 @@ where
         };
         let due = timers.next(match going {
             None if calls == 0 => idle_since + limits.idle,
-            _ => now + limits.idle,
+            _ => ends.unwrap_or(now + limits.idle),
         });
         let next_stage = if going == Some(CloseReason::Drained) {
             Stage::Stopped
@@ -133,10 +143,10 @@ where
 
         tokio::select! {
             biased;
-            () = draining.reached(next_stage) => {
+            () = draining.reached(next_stage), if ends.is_none() => {
                 if next_stage == Stage::Stopped {
-                    cut(h2, Reason::NO_ERROR).await;
-                    return CloseReason::Drained;
+                    ends = Some(clock::now() + LAST_CALLS);
+                    continue;
                 }
                 h2.graceful_shutdown();
                 going = Some(CloseReason::Drained);
@@ -144,10 +154,10 @@ where
             accepted = h2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     cx.counters.calls_total.up();
-                    let serving = draining.stage() == Stage::Serving;
+                    let draining = draining.clone();
                     let request = request.map(Source::H2);
                     let respond = Respond::H2(respond);
-                    let call = call::serve(cx.clone(), connection.clone(), serving, request, respond);
+                    let call = call::serve(cx.clone(), connection.clone(), draining, request, respond);
                     tasks::spawn(Kind::Worker, "call", call);
                 }
                 Some(Err(_)) => return CloseReason::Broken,

@@ -463,7 +463,9 @@ fn obtaining(
 ) -> tokio::task::JoinHandle<Result<super::Tunnel, super::LinkError>> {
     let tunnels = node.tunnels.clone();
     tasks::spawn(tasks::Kind::Worker, "obtain", async move {
-        tunnels.obtain(&target, Duration::from_secs(10)).await
+        tunnels
+            .obtain(&target, super::wire::Carries::Grpc, Duration::from_secs(10))
+            .await
     })
 }
 
