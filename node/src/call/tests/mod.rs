@@ -4,6 +4,7 @@
 mod carrying;
 mod connections;
 mod faults;
+mod http1;
 mod locating;
 mod pressure;
 mod worker;
