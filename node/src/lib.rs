@@ -18,6 +18,7 @@ pub mod listen;
 pub mod net;
 pub mod ops;
 pub mod peer;
+pub mod prefixed;
 pub mod random;
 pub mod session;
 pub mod sidecar;

@@ -19,7 +19,6 @@ mod driver;
 mod head;
 mod open;
 mod pool;
-mod prefixed;
 mod pulse;
 mod sidecars;
 #[cfg(test)]
@@ -28,7 +27,6 @@ mod watch;
 
 pub(crate) use accept::serve;
 pub use directories::{Directories, Grant, KeyRefused, Unanswered};
-pub use prefixed::{ByteStream, Prefixed};
 pub use sidecars::{PassOutcome, Sidecars};
 pub use watch::end_session;
 
