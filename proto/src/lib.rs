@@ -2,7 +2,8 @@
 //!
 //! Read [`id`] for the names of things, [`head`] for what a call says, [`fault`] for what goes wrong
 //! and how callers see it, [`key`] for the secrets that callers hold, [`ticket`] for the one with
-//! which a sidecar dials back. The generated gRPC types are in [`admin`], [`peer`] and [`worker`].
+//! which a sidecar dials back, [`proxy_header`] for what a load balancer says of its clients. The
+//! generated gRPC types are in [`admin`], [`peer`] and [`worker`].
 //!
 //! All modules here are pure: they take bytes, time and randomness as arguments.
 
@@ -10,6 +11,7 @@ pub mod fault;
 pub mod head;
 pub mod id;
 pub mod key;
+pub mod proxy_header;
 pub mod ticket;
 
 /// The admin API, `pontoon.admin.v1`.
