@@ -19,6 +19,7 @@ pub mod net;
 pub mod ops;
 pub mod peer;
 pub mod pipe;
+pub mod prefixed;
 pub mod random;
 pub mod session;
 pub mod sidecar;

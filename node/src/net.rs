@@ -41,6 +41,20 @@ pub fn share(listener: TcpListener) -> io::Result<(TcpListener, TcpListener)> {
     ))
 }
 
+/// Lets the kernel notice a client that vanished, within 30 s (C-LSN-4): a silent one is probed after
+/// 10 s and then every 5 s, and the connection ends when nothing was acknowledged for 25 s.
+///
+/// The kernel counts data that a full window keeps back as unacknowledged, too (tcp(7),
+/// TCP_USER_TIMEOUT), so this also ends a client that has taken nothing for so long.
+pub fn notice_vanished(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
+    sockopt::set_tcp_user_timeout(stream, 25_000)?;
+    Ok(())
+}
+
 /// Lets the kernel notice a peer that vanished without a word: probes after 30 s of silence, and
 /// gives up when nothing was acknowledged for 60 s.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {

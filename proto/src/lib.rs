@@ -3,7 +3,8 @@
 //! Read [`id`] for the names of things, [`head`] for what a call says, [`protocols`] and [`cookies`]
 //! for two places where it may say so, [`fault`] for what goes wrong and how callers see it, [`key`]
 //! for the secrets that callers hold, [`ticket`] for the one with which a sidecar dials back, and
-//! [`connect`] for how it says so. The generated gRPC types are in [`admin`], [`peer`] and [`worker`].
+//! [`connect`] for how it says so, [`proxy_header`] for what a load balancer says of its clients. The
+//! generated gRPC types are in [`admin`], [`peer`] and [`worker`].
 //!
 //! All modules here are pure: they take bytes, time and randomness as arguments.
 
@@ -14,6 +15,7 @@ pub mod head;
 pub mod id;
 pub mod key;
 pub mod protocols;
+pub mod proxy_header;
 pub mod ticket;
 
 /// The admin API, `pontoon.admin.v1`.

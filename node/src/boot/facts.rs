@@ -4,7 +4,6 @@ use super::wiring::Parts;
 use crate::drain::{Draining, Stage};
 use crate::ops::Sources;
 use crate::ops::ready::{DirectoryFacts, Facts, GroupFacts};
-use crate::tls::Tls;
 use pontoon_proto::id::NodeId;
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::cluster::Cluster;
@@ -19,6 +18,7 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
     let storing = cluster.clone();
     let members = parts.config.members.clone();
     let tls = parts.peers.tls().cloned();
+    let front = parts.clients.front.clone();
     Sources {
         alive: Arc::new(move || match storing.storage_failure() {
             None => Ok(()),
@@ -39,7 +39,17 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
             }
         }),
         metrics: parts.metrics.clone(),
-        certificates: Arc::new(move || tls.as_ref().map(Tls::expiry)),
+        certificates: Arc::new(move || {
+            let mut ends = Vec::new();
+            if let Some(tls) = &tls {
+                let expiry = tls.expiry();
+                ends.extend([("node", expiry.node), ("ca", expiry.ca)]);
+            }
+            if let Some(front) = &front {
+                ends.push(("client", front.ends()));
+            }
+            ends
+        }),
     }
 }
 

@@ -86,7 +86,7 @@ fn waiting() -> ops::Sources {
             &tunnel::close::labels(),
             &tunnel::close::CODES,
         )),
-        certificates: Arc::new(|| None),
+        certificates: Arc::new(Vec::new),
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`joining`] gives a fresh data folder its number, [`wiring`] connects the parts to each other,
 //! [`introduce`] keeps the catalog's record of this node, [`facts`] is what the ops port is told.
 
+mod descriptors;
 mod facts;
 mod introduce;
 mod joining;
@@ -18,6 +19,7 @@ use crate::net::{self, TcpListener};
 use crate::peer::{Me, Peers, Place};
 use crate::random;
 use crate::tasks::{self, Kind};
+use crate::tls::front::Front;
 use crate::tls::{Tls, reload};
 use pontoon_proto::id::NodeId;
 use pontoon_raft::cluster::{self, Cluster};
@@ -94,6 +96,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let token = read(&raw.cluster.join_token_file, "cluster.join_token_file")?;
     let config = Config::validate(raw, &token)?;
     let tls = open_tls(&config)?;
+    let front = open_front(&config)?;
     if options.check {
         println!("{}: good", options.config.display());
         return Ok(());
@@ -104,7 +107,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         crate::dev::leash::end_with_stdin();
     }
     let listeners = Listeners::bind(&config).await?;
-    serve(Arc::new(config), tls, listeners).await
+    serve(Arc::new(config), tls, front, listeners).await
 }
 
 /// Reads the certificates; what is wrong with them is wrong with the configuration.
@@ -115,6 +118,12 @@ fn open_tls(config: &Config) -> Result<Option<Tls>, ConfigError> {
     Tls::open(tls.files.clone(), &config.name, &tls.cluster)
         .map(Some)
         .map_err(|problem| ConfigError(problem.0))
+}
+
+/// The same for the certificate for clients.
+fn open_front(config: &Config) -> Result<Option<Front>, ConfigError> {
+    let front = config.front.clone().map(Front::open).transpose();
+    front.map_err(|problem| ConfigError(problem.0))
 }
 
 fn layers(options: &Options) -> Result<Layers, ConfigError> {
@@ -137,6 +146,7 @@ fn read(path: &PathBuf, key: &str) -> Result<String, ConfigError> {
 
 struct Listeners {
     client: TcpListener,
+    client_tls: Option<TcpListener>,
     worker: TcpListener,
     peer: TcpListener,
     admin: TcpListener,
@@ -152,6 +162,10 @@ impl Listeners {
         };
         Ok(Listeners {
             client: bind("clients", config.listen.client).await?,
+            client_tls: match config.front {
+                Some(_) => Some(bind("clients over TLS", config.listen.client_tls).await?),
+                None => None,
+            },
             worker: bind("sidecars", config.listen.worker).await?,
             peer: bind("other nodes", config.listen.peer).await?,
             admin: bind("the admin API", config.listen.admin).await?,
@@ -160,7 +174,13 @@ impl Listeners {
     }
 }
 
-async fn serve(config: Arc<Config>, tls: Option<Tls>, listeners: Listeners) -> Result<(), Error> {
+async fn serve(
+    config: Arc<Config>,
+    tls: Option<Tls>,
+    front: Option<Front>,
+    listeners: Listeners,
+) -> Result<(), Error> {
+    let descriptors = descriptors::raise();
     let identity = Identity::open(
         &config.data_dir,
         config.cluster_id,
@@ -172,6 +192,13 @@ async fn serve(config: Arc<Config>, tls: Option<Tls>, listeners: Listeners) -> R
     let identity = Arc::new(identity);
     if let Some(tls) = &tls {
         tasks::spawn(Kind::Worker, "certificates", reload::follow(tls.clone()));
+    }
+    if let Some(front) = &front {
+        tasks::spawn(
+            Kind::Worker,
+            "certificate for clients",
+            reload::follow(front.clone()),
+        );
     }
     let asking = peers(&config, &identity, tls.clone());
     let fresh = (listeners.peer, listeners.ops);
@@ -189,7 +216,14 @@ async fn serve(config: Arc<Config>, tls: Option<Tls>, listeners: Listeners) -> R
         .map_err(|error| Error::Start(error.to_string()))?;
     let drain = Drain::default();
     let stop = CancellationToken::new();
-    let parts = wiring::Parts::start(config.clone(), cluster.clone(), peers.clone(), &stop);
+    let clients = wiring::Clients { front, descriptors };
+    let parts = wiring::Parts::start(
+        config.clone(),
+        cluster.clone(),
+        peers.clone(),
+        clients,
+        &stop,
+    );
     parts.serve(listeners, drain.listener(), &stop);
     let expelled = introduce::keep(config.clone(), cluster.clone(), peers);
     let ended = tokio::select! {

@@ -2,16 +2,18 @@
 
 use super::Listeners;
 use super::replicas::Replicas;
-use super::{facts, joining};
+use super::{descriptors, facts, joining};
 use crate::call::{self, Counters};
 use crate::config::Config;
 use crate::drain::Draining;
-use crate::listen::{self, limits::Limits};
+use crate::listen::{self, Door, limits::Limits};
+use crate::net::TcpListener;
 use crate::ops::metrics::Metrics;
 use crate::peer::Peers;
 use crate::session::Sessions;
 use crate::tasks::{self, Kind};
 use crate::tls::accept::{For, Port};
+use crate::tls::front::Front;
 use crate::tunnel::{self, Tunnels};
 use crate::{admin, ops, peer};
 use futures::FutureExt as _;
@@ -34,6 +36,15 @@ pub(super) struct Parts {
     sessions: Sessions,
     pub(super) counters: Arc<Counters>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) clients: Clients,
+}
+
+/// What the client listeners are built with.
+pub(super) struct Clients {
+    /// TLS towards clients.
+    pub(super) front: Option<Front>,
+    /// How many descriptors this process may have; `None` for no limit.
+    pub(super) descriptors: Option<u64>,
 }
 
 impl Parts {
@@ -42,6 +53,7 @@ impl Parts {
         config: Arc<Config>,
         cluster: Cluster,
         peers: Peers,
+        clients: Clients,
         stop: &CancellationToken,
     ) -> Parts {
         let metrics = Arc::new(Metrics::new(
@@ -70,6 +82,7 @@ impl Parts {
             sessions,
             counters: Arc::default(),
             metrics,
+            clients,
         }
     }
 
@@ -144,17 +157,43 @@ impl Parts {
             },
             forwards_address: self.config.clients.forward_client_address,
         };
+        let doors = self.doors(listeners.client, listeners.client_tls);
         tasks::spawn(
             Kind::Critical,
             "client port",
-            listen::serve(listeners.client, Arc::new(context), draining),
+            listen::serve_all(doors, Arc::new(context), draining),
         );
+    }
+
+    /// Where clients come in.
+    fn doors(&self, clear: TcpListener, tls: Option<TcpListener>) -> Vec<Door> {
+        let mut doors = vec![Door {
+            listener: clear,
+            tls: None,
+            proxies: self.config.client_proxies.clone(),
+        }];
+        if let (Some(listener), Some(front)) = (tls, self.clients.front.clone()) {
+            doors.push(Door {
+                listener,
+                tls: Some(front),
+                proxies: self.config.client_tls_proxies.clone(),
+            });
+        }
+        doors
     }
 
     fn limits(&self) -> Limits {
         let limits = &self.config.limits;
+        let connections_max =
+            descriptors::connections_max(limits.connections_max, self.clients.descriptors);
+        if connections_max < limits.connections_max {
+            tracing::info!(
+                connections_max,
+                "fewer client connections than limits.connections_max: 80 % of the limit on open files"
+            );
+        }
         Limits {
-            connections_max: limits.connections_max,
+            connections_max,
             streams_max: limits.streams_max,
             header_list: limits.header_list_bytes,
             handshake: Duration::from_millis(limits.handshake_ms),

@@ -51,8 +51,12 @@ pub struct Counters {
     pub connections_total: Count,
     /// Connections that were closed at once because the node had too many.
     pub connections_refused: Count,
-    /// Connections that never spoke HTTP/2, or not in time.
+    /// Connections that never spoke HTTP, or not in time.
     pub connections_mute: Count,
+    /// Connections whose PROXY header was missing, malformed, or not theirs to send.
+    pub connections_header: Count,
+    /// Connections that were ended because their client sent too much that leads nowhere.
+    pub connections_flood: Count,
     /// Calls that are open (gauge).
     pub calls: Count,
     /// Calls since the start.

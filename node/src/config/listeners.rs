@@ -3,11 +3,14 @@
 
 use super::raw::Raw;
 use super::{ConfigError, bad};
+use crate::listen::proxies::{Proxies, Range};
 use std::net::IpAddr;
 
-/// Checks listeners and advertised addresses.
-pub(super) fn check(raw: &Raw, tls: bool) -> Result<(), ConfigError> {
-    let listeners = raw.listen.all();
+/// Checks listeners and advertised addresses. `tls` and `front` say whether there is TLS between nodes
+/// and towards clients.
+pub(super) fn check(raw: &Raw, tls: bool, front: bool) -> Result<(), ConfigError> {
+    let mut listeners = raw.listen.all().to_vec();
+    listeners.retain(|(key, _)| *key != "client_tls" || front);
     for (index, (key, address)) in listeners.iter().enumerate() {
         if let Some((other, _)) = listeners[..index]
             .iter()
@@ -16,6 +19,10 @@ pub(super) fn check(raw: &Raw, tls: bool) -> Result<(), ConfigError> {
             return bad(format!(
                 "listen.{key} and listen.{other} are both {address}: each needs its own port"
             ));
+        }
+        if *key == "client_tls" {
+            // It has TLS by its nature, and its address is told to nobody.
+            continue;
         }
         let advertised = match *key {
             "client" => &raw.advertise.client,
@@ -49,6 +56,18 @@ pub(super) fn check(raw: &Raw, tls: bool) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Reads the list of those whose connections begin with a PROXY header.
+pub(super) fn proxies(listener: &str, texts: &[String]) -> Result<Proxies, ConfigError> {
+    let ranges: Result<Vec<Range>, ConfigError> = texts
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|why| ConfigError(format!("listen.{listener}_proxy_from: {text:?} {why}")))
+        })
+        .collect();
+    ranges.map(Proxies::new)
 }
 
 fn clear(key: &str, value: &str, port: &str) -> Result<(), ConfigError> {
@@ -111,6 +130,38 @@ mod tests {
             let error = anywhere(key).unwrap_err();
             assert!(error.0.contains(&format!("listen.{key}")), "{error}");
         }
+    }
+
+    #[test]
+    fn c_lsn_1_the_port_with_tls_for_clients_counts_where_there_is_tls_for_clients() {
+        let front = "[tls]\nclient_cert_file = \"/c\"\nclient_key_file = \"/k\"\n";
+        let listen = "[listen]\nclient_tls = \"0.0.0.0:10443\"\n";
+        load(|file| file + listen + front).unwrap();
+        let taken = "[listen]\nclient_tls = \"127.0.0.1:10081\"\n";
+        load(|file| file + taken).unwrap();
+        let error = load(|file| file + taken + front).unwrap_err();
+        assert!(
+            error.0.contains("listen.client_tls and listen.client"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn c_lsn_5_lists_of_balancers_are_read_and_their_errors_name_the_key() {
+        let list = |key: &str, text: &str| {
+            let listen = format!("[listen]\n{key} = {text}\n");
+            load(|file| file + &listen)
+        };
+        let config = list("client_proxy_from", "[\"10.0.0.0/8\", \"::1\"]").unwrap();
+        assert!(config.client_proxies.include("10.1.2.3".parse().unwrap()));
+        assert!(
+            !config
+                .client_tls_proxies
+                .include("10.1.2.3".parse().unwrap())
+        );
+        let error = list("client_tls_proxy_from", "[\"10.0.0.1/8\"]").unwrap_err();
+        let wanted = "listen.client_tls_proxy_from: \"10.0.0.1/8\" has bits";
+        assert!(error.0.starts_with(wanted), "{error}");
     }
 
     #[test]

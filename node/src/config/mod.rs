@@ -13,7 +13,9 @@ pub mod raw;
 
 pub use layers::{Layers, Origin};
 
+use crate::listen::proxies::Proxies;
 use crate::tls::Files;
+use crate::tls::front::FrontFiles;
 use pontoon_proto::id::NodeId;
 use pontoon_raft::catalog::command::Survive;
 use raw::{LogFormat, Member, Raw, SurviveName, TimingName};
@@ -51,6 +53,12 @@ pub struct Config {
     pub advertise: Advertise,
     /// The files of TLS; `None` for clear text.
     pub tls: Option<Tls>,
+    /// The files of TLS towards clients; `None` without it.
+    pub front: Option<FrontFiles>,
+    /// Whose connections to the client listener begin with a PROXY header.
+    pub client_proxies: Proxies,
+    /// The same for the client listener with TLS.
+    pub client_tls_proxies: Proxies,
     /// Whether the worker port takes sidecars that speak clear text, where there is TLS.
     pub clear_sidecars: bool,
     /// Bounds on clients.
@@ -112,7 +120,8 @@ impl Config {
         }
         check_members(&raw)?;
         let tls = tls(&raw)?;
-        listeners::check(&raw, tls.is_some())?;
+        let front = front(&raw)?;
+        listeners::check(&raw, tls.is_some(), front.is_some())?;
         ranges::check(&raw)?;
         let admin_token_sha256 = match raw.cluster.admin_token_sha256.as_deref() {
             None => None,
@@ -149,9 +158,15 @@ impl Config {
             node_dead_after: Duration::from_millis(raw.cluster.node_dead_after_ms),
             members: raw.cluster.members,
             clear_sidecars: raw.insecure || raw.listen.worker.ip().is_loopback(),
+            client_proxies: listeners::proxies("client", &raw.listen.client_proxy_from)?,
+            client_tls_proxies: listeners::proxies(
+                "client_tls",
+                &raw.listen.client_tls_proxy_from,
+            )?,
             listen: raw.listen,
             advertise,
             tls,
+            front,
             limits: raw.limits,
             clients: raw.clients,
             log: Log {
@@ -234,6 +249,7 @@ fn tls(raw: &Raw) -> Result<Option<Tls>, ConfigError> {
         ca_file,
         cert_file,
         key_file,
+        ..
     } = &raw.tls;
     if let (Some(ca), Some(cert), Some(key)) = (ca_file, cert_file, key_file) {
         if !is_label(&raw.cluster.name) {
@@ -268,6 +284,26 @@ fn tls(raw: &Raw) -> Result<Option<Tls>, ConfigError> {
             "{set} without {}: TLS needs all three; set what is missing, or none for clear text",
             of(false)
         )),
+    }
+}
+
+/// Both files of the certificate for clients, or none.
+fn front(raw: &Raw) -> Result<Option<FrontFiles>, ConfigError> {
+    match (&raw.tls.client_cert_file, &raw.tls.client_key_file) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some(FrontFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+        })),
+        (cert, _) => {
+            let (set, missing) = match cert {
+                Some(_) => ("tls.client_cert_file", "tls.client_key_file"),
+                None => ("tls.client_key_file", "tls.client_cert_file"),
+            };
+            bad(format!(
+                "{set} without {missing}: TLS for clients needs both; set what is missing, or neither"
+            ))
+        }
     }
 }
 
@@ -385,6 +421,21 @@ pub(super) mod tests {
         }
         let error = load(|file| file.replace("\"dev\"", "\"My Cluster\"") + TLS).unwrap_err();
         assert!(error.0.contains("cluster.name"), "{error}");
+    }
+
+    #[test]
+    fn c_lsn_1_tls_for_clients_needs_both_of_its_files_and_none_of_the_others() {
+        assert!(load(|file| file).unwrap().front.is_none());
+        let both = "[tls]\nclient_cert_file = \"/c\"\nclient_key_file = \"/k\"\n";
+        let config = load(|file| file + both).unwrap();
+        assert_eq!(config.front.unwrap().key, PathBuf::from("/k"));
+        assert!(config.tls.is_none());
+        for (set, missing) in [("cert", "key"), ("key", "cert")] {
+            let one = format!("[tls]\nclient_{set}_file = \"/x\"\n");
+            let error = load(|file| file + &one).unwrap_err();
+            let wanted = format!("tls.client_{set}_file without tls.client_{missing}_file");
+            assert!(error.0.starts_with(&wanted), "{error}");
+        }
     }
 
     #[test]

@@ -43,6 +43,8 @@ fn full() -> Raw {
             ca_file: Some("/ca".into()),
             cert_file: Some("/c".into()),
             key_file: Some("/k".into()),
+            client_cert_file: Some("/cc".into()),
+            client_key_file: Some("/ck".into()),
         },
         limits: Limits {
             header_list_bytes: 1,

@@ -120,8 +120,14 @@ pub enum TimingName {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
-    /// Clients: h2c. Default 127.0.0.1:10081.
+    /// Clients, in clear text. Default 127.0.0.1:10081.
     pub client: SocketAddr,
+    /// Clients, over TLS, where `tls.client_cert_file` is set. Default 127.0.0.1:10443.
+    pub client_tls: SocketAddr,
+    /// Addresses and ranges whose connections to `client` begin with a PROXY header. Default none.
+    pub client_proxy_from: Vec<String>,
+    /// The same for `client_tls`.
+    pub client_tls_proxy_from: Vec<String>,
     /// Sidecars: control streams and CONNECT. Default 127.0.0.1:10086.
     pub worker: SocketAddr,
     /// Other nodes. Default 127.0.0.1:10085.
@@ -137,6 +143,9 @@ impl Default for Listen {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             client: at(10081),
+            client_tls: at(10443),
+            client_proxy_from: Vec::new(),
+            client_tls_proxy_from: Vec::new(),
             worker: at(10086),
             peer: at(10085),
             admin: at(10080),
@@ -147,9 +156,10 @@ impl Default for Listen {
 
 impl Listen {
     /// Every listener with its key.
-    pub fn all(&self) -> [(&'static str, SocketAddr); 5] {
+    pub fn all(&self) -> [(&'static str, SocketAddr); 6] {
         [
             ("client", self.client),
+            ("client_tls", self.client_tls),
             ("worker", self.worker),
             ("peer", self.peer),
             ("admin", self.admin),
@@ -170,7 +180,8 @@ pub struct Advertise {
     pub ops: Option<String>,
 }
 
-/// Certificates: all three files, or none for clear text. They are read again when they change.
+/// Certificates between nodes: all three files, or none for clear text; and the one for clients. They
+/// are read again when they change.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
@@ -180,6 +191,10 @@ pub struct Tls {
     pub cert_file: Option<PathBuf>,
     /// The certificate's private key, PEM.
     pub key_file: Option<PathBuf>,
+    /// The certificate for clients and those between it and its authority, PEM.
+    pub client_cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub client_key_file: Option<PathBuf>,
 }
 
 /// Bounds on clients (contract C-LSN-3, C-LSN-4).

@@ -41,10 +41,13 @@ pub(super) struct Worker {
     pub(super) address: SocketAddr,
 }
 
-/// A node's five listeners, on loopback.
+/// A node's listeners, on loopback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ports {
     pub(super) client: u16,
+    /// Used with TLS only. A folder from before there was one has none, and gets one.
+    #[serde(default)]
+    pub(super) client_tls: u16,
     pub(super) worker: u16,
     pub(super) peer: u16,
     pub(super) admin: u16,
@@ -54,6 +57,7 @@ pub(super) struct Ports {
 /// The ports that clients, sidecars and dashboards know.
 pub(super) const DEFAULT_PORTS: Ports = Ports {
     client: 10081,
+    client_tls: 10443,
     worker: 10086,
     peer: 10085,
     admin: 10080,
@@ -62,9 +66,10 @@ pub(super) const DEFAULT_PORTS: Ports = Ports {
 
 impl Ports {
     /// Each port with what it is for.
-    pub(super) fn all(self) -> [(&'static str, u16); 5] {
+    pub(super) fn all(self) -> [(&'static str, u16); 6] {
         [
             ("clients", self.client),
+            ("clients over TLS", self.client_tls),
             ("sidecars", self.worker),
             ("peers", self.peer),
             ("the admin API", self.admin),
@@ -72,10 +77,11 @@ impl Ports {
         ]
     }
 
-    /// Five ports out of a source of free ones.
+    /// Ports out of a source of free ones.
     pub(super) fn take<E>(mut free: impl FnMut() -> Result<u16, E>) -> Result<Self, E> {
         Ok(Self {
             client: free()?,
+            client_tls: free()?,
             worker: free()?,
             peer: free()?,
             admin: free()?,
@@ -173,8 +179,10 @@ pub(super) fn config(
             let files = cert::files(&layout.certificates(), &node.name);
             Tls {
                 ca_file: Some(files.ca),
-                cert_file: Some(files.cert),
-                key_file: Some(files.key),
+                cert_file: Some(files.cert.clone()),
+                key_file: Some(files.key.clone()),
+                client_cert_file: Some(files.cert),
+                client_key_file: Some(files.key),
             }
         }
     };
@@ -203,6 +211,9 @@ pub(super) fn config(
         },
         listen: Listen {
             client: local(listen.client),
+            client_tls: local(listen.client_tls),
+            client_proxy_from: Vec::new(),
+            client_tls_proxy_from: Vec::new(),
             worker: local(listen.worker),
             peer: local(listen.peer),
             admin: local(listen.admin),
@@ -355,6 +366,7 @@ mod tests {
         let files = config.tls.unwrap().files;
         let key = "/data with space/tls/us-west-2/node.key";
         assert_eq!(files.key, PathBuf::from(key));
+        assert_eq!(config.front.unwrap().key, PathBuf::from(key));
         assert_eq!(
             config.advertise.client,
             local(nodes[3].listen.client).to_string()

@@ -32,12 +32,17 @@ pub(super) async fn choose(
             None => None,
         };
         let listen = match wanted {
-            Some(ports) => match check(&name, ports, &taken).await {
-                Ok(()) => ports,
+            Some(mut ports) => match check(&name, ports, &taken).await {
+                Ok(()) => {
+                    if ports.client_tls == 0 {
+                        ports.client_tls = draw(&taken).await?;
+                    }
+                    ports
+                }
                 Err(error) if ports == DEFAULT_PORTS && !auto => return Err(error),
-                Err(_) => draw_five(&mut taken).await?,
+                Err(_) => draw_all(&mut taken).await?,
             },
-            None => draw_five(&mut taken).await?,
+            None => draw_all(&mut taken).await?,
         };
         taken.extend(listen.all().map(|(_, port)| port));
         nodes.push(Node {
@@ -82,15 +87,15 @@ async fn is_free(what: &str, port: u16) -> Result<(), Error> {
     }
 }
 
-async fn draw_five(taken: &mut BTreeSet<u16>) -> Result<Ports, Error> {
-    let mut five = Vec::new();
-    for _ in 0..5 {
+async fn draw_all(taken: &mut BTreeSet<u16>) -> Result<Ports, Error> {
+    let mut drawn = Vec::new();
+    for _ in DEFAULT_PORTS.all() {
         let port = draw(taken).await?;
         taken.insert(port);
-        five.push(port);
+        drawn.push(port);
     }
-    let mut five = five.into_iter();
-    Ports::take(|| five.next().ok_or_else(|| Error::new("no free port")))
+    let mut drawn = drawn.into_iter();
+    Ports::take(|| drawn.next().ok_or_else(|| Error::new("no free port")))
 }
 
 async fn draw(taken: &BTreeSet<u16>) -> Result<u16, Error> {
@@ -127,7 +132,7 @@ mod tests {
             .map(|(_, port)| port)
             .collect();
         ports.extend(workers.iter().map(|worker| worker.address.port()));
-        assert_eq!(ports.len(), 3 * 5 + 6);
+        assert_eq!(ports.len(), 3 * 6 + 6);
         saved.remember_ports(&nodes, &workers);
         assert_eq!(choose(SIZE, true, &saved).await.unwrap(), (nodes, workers));
     }

@@ -34,6 +34,9 @@ pub(super) struct ReadyNode {
     pub(super) id: u64,
     pub(super) pid: u32,
     pub(super) client: String,
+    /// Absent without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client_tls: Option<String>,
     pub(super) worker: String,
     pub(super) peer: String,
     pub(super) admin: String,
@@ -68,6 +71,7 @@ pub(super) fn ready(
                 id: id(&node.name),
                 pid: pid(&node.name),
                 client: address(node.listen.client),
+                client_tls: layout.tls.then(|| address(node.listen.client_tls)),
                 worker: address(node.listen.worker),
                 peer: address(node.listen.peer),
                 admin: address(node.listen.admin),
@@ -158,6 +162,7 @@ mod tests {
             "admin_token": saved.admin_token,
         });
         assert_eq!(found(false), wanted);
+        wanted["regions"][0]["nodes"][0]["client_tls"] = "127.0.0.1:10443".into();
         wanted["ca_file"] = "/d/tls/ca.pem".into();
         assert_eq!(found(true), wanted);
     }

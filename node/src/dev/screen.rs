@@ -41,13 +41,18 @@ fn write(out: &mut String, ready: &Ready, layout: &Layout, program: &Path) -> st
             name,
             pid,
             client,
+            client_tls,
             admin,
             ops,
             ..
         } = node;
+        let tls = match client_tls {
+            Some(address) => format!(" and with TLS {address}"),
+            None => String::new(),
+        };
         writeln!(
             out,
-            "  {name:<22} {pid:>7}  clients {client}, admin {admin}, metrics http://{ops}/metrics"
+            "  {name:<22} {pid:>7}  clients {client}{tls}, admin {admin}, metrics http://{ops}/metrics"
         )?;
     }
     for region in &ready.regions {
@@ -168,6 +173,7 @@ mod tests {
             id: 1,
             pid: 4711,
             client: client.to_owned(),
+            client_tls: Some("127.0.0.1:8".to_owned()),
             worker: "127.0.0.1:2".to_owned(),
             peer: "127.0.0.1:3".to_owned(),
             admin: "127.0.0.1:4".to_owned(),
@@ -207,6 +213,7 @@ mod tests {
             },
             Path::new("/bin/pontoon"),
         );
+        assert!(screen.contains("and with TLS 127.0.0.1:8, admin"));
         for line in [
             "export GRPC_GATEWAY_ADDR=127.0.0.1",
             "export FUNCTION_ID=f",

@@ -3,26 +3,28 @@
 //! The codec is hyper's. What is ours is when a connection goes: after a silence, when a head does not
 //! come to its end, when the node drains; and what it may become: a WebSocket, or HTTP/2.
 
-use super::Origin;
-use super::h2::{CloseReason, LAST_CALLS};
+use super::h2::{self, CloseReason, LAST_CALLS};
+use super::{Origin, upgrade};
 use crate::call::ends::Source;
 use crate::call::respond::{Http1, Respond};
 use crate::call::{self, Connection, Context, Joins};
 use crate::clock;
 use crate::drain::{Draining, Stage};
-use crate::pipe::Reader;
+use crate::pipe::{self, Reader};
 use crate::tasks::{self, Kind};
-use http::header::UPGRADE;
-use http::{Request, Response};
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
@@ -50,6 +52,7 @@ where
     let limits = cx.limits;
     let counters = Arc::clone(&cx.counters);
     let connection = Connection::new(number, origin);
+    let becomes = Arc::new(Mutex::new(None));
     // Bytes have come that no request is made of yet.
     let heard = Arc::new(AtomicBool::new(false));
     let io = Heard {
@@ -57,10 +60,12 @@ where
         heard: Arc::clone(&heard),
     };
     let service = Calls {
-        cx,
+        cx: Arc::clone(&cx),
         connection: Arc::clone(&connection),
         draining: draining.clone(),
         heard: Arc::clone(&heard),
+        clear: !origin.tls,
+        becomes: Arc::clone(&becomes),
     };
     let mut builder = http1::Builder::new();
     builder
@@ -139,6 +144,16 @@ where
             () = tokio::time::sleep_until(due.min(sweep)) => {}
         }
     };
+    let http2 = becomes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(Http2 { upgrade, frames }) = http2
+        && let Ok(io) = upgrade.await
+    {
+        let io = upgrade::injected(TokioIo::new(io), frames);
+        return h2::serve(cx, number, origin, io, draining).await;
+    }
     if result.as_ref().is_err_and(hyper::Error::is_parse) {
         counters.connections_mute.up();
     }
@@ -164,6 +179,56 @@ struct Calls<J: Joins> {
     connection: Arc<Connection<J::Joined>>,
     draining: Draining,
     heard: Arc<AtomicBool>,
+    /// Whether it may go on in HTTP/2; over TLS that is agreed upon by ALPN.
+    clear: bool,
+    becomes: Arc<Mutex<Option<Http2>>>,
+}
+
+/// What the connection goes on as: HTTP/2, with these frames in place of the request that asked.
+struct Http2 {
+    upgrade: OnUpgrade,
+    frames: Bytes,
+}
+
+impl<J: Joins> Calls<J> {
+    /// Answers a request for `h2c` that can become stream 1; others are served as they are.
+    fn go_on_in_http2(&self, request: Request<Incoming>) -> Result<(), Request<Incoming>> {
+        if !self.clear || !asks_for_h2c(&request) {
+            return Err(request);
+        }
+        let (parts, body) = request.into_parts();
+        let frames = upgrade::stream_1(&parts);
+        let mut request = Request::from_parts(parts, body);
+        let Ok(frames) = frames else {
+            return Err(request);
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        let mut becomes = self.becomes.lock().unwrap_or_else(PoisonError::into_inner);
+        *becomes = Some(Http2 { upgrade, frames });
+        Ok(())
+    }
+}
+
+/// Whether `upgrade` offers `h2c` and no WebSocket, which wins.
+fn asks_for_h2c(request: &Request<Incoming>) -> bool {
+    let all = request.headers().get_all(UPGRADE);
+    let offers = |what: &[u8]| {
+        let mut offered = all
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|&b| b == b','));
+        offered.any(|one| one.trim_ascii().eq_ignore_ascii_case(what))
+    };
+    offers(b"h2c") && !offers(b"websocket")
+}
+
+/// Agrees to go on in HTTP/2.
+fn switching() -> Response<Reader> {
+    let mut response = Response::new(pipe::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("h2c"));
+    response
 }
 
 impl<J: Joins> Service<Request<Incoming>> for Calls<J> {
@@ -173,6 +238,10 @@ impl<J: Joins> Service<Request<Incoming>> for Calls<J> {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.heard.store(false, Ordering::Relaxed);
+        request = match self.go_on_in_http2(request) {
+            Ok(()) => return Box::pin(std::future::ready(Ok(switching()))),
+            Err(request) => request,
+        };
         self.cx.counters.calls_total.up();
         let upgrade = request.headers().contains_key(UPGRADE);
         let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));

@@ -4,6 +4,7 @@
 //! its own.
 
 use super::Origin;
+use super::guard::{Alarm, Guard, Trouble};
 use super::limits::Limits;
 use crate::call::ends::Source;
 use crate::call::respond::Respond;
@@ -29,8 +30,10 @@ pub(super) const LAST_CALLS: Duration = Duration::from_millis(250);
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// It never spoke HTTP/2, or not in time.
+    /// It never spoke HTTP, or not in time.
     Mute,
+    /// Its PROXY header was missing, malformed, or not its to send.
+    Header,
     /// The client closed it while no call was open.
     Clean,
     /// We closed it because it was idle.
@@ -39,8 +42,10 @@ pub enum CloseReason {
     Broken,
     /// It did not answer a PING in time.
     Silent,
-    /// Its client gave up too many calls too fast.
+    /// Its client gave up too many calls too fast, or sent too many frames that lead nowhere.
     Flood,
+    /// A head was begun and not completed in time.
+    SlowHead,
     /// The node left.
     Drained,
 }
@@ -68,6 +73,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = cx.limits;
+    let (io, alarm) = Guard::new(io, limits.handshake);
     let settings = h2_settings::towards_client(limits.streams_max, limits.header_list);
     let handshake = tokio::time::timeout(limits.handshake, settings.handshake::<_, Bytes>(io));
     let Ok(Ok(h2)) = handshake.await else {
@@ -75,7 +81,10 @@ where
         return CloseReason::Mute;
     };
     let connection = Connection::new(number, origin);
-    let reason = run(&cx, &connection, h2, draining, limits).await;
+    let reason = run(&cx, &connection, h2, &alarm, draining, limits).await;
+    if reason == CloseReason::Flood {
+        cx.counters.connections_flood.up();
+    }
     // Leaving because the node drains is not the client's wish: it will be back.
     connection.closes(matches!(reason, CloseReason::Clean | CloseReason::Idle));
     reason
@@ -85,6 +94,7 @@ async fn run<J: Joins, IO>(
     cx: &Arc<Context<J>>,
     connection: &Arc<Connection<J::Joined>>,
     mut h2: server::Connection<IO, Bytes>,
+    alarm: &Alarm,
     mut draining: Draining,
     limits: Limits,
 ) -> CloseReason
@@ -151,6 +161,13 @@ where
                 h2.graceful_shutdown();
                 going = Some(CloseReason::Drained);
             }
+            trouble = alarm.raised() => {
+                cut(h2, Reason::ENHANCE_YOUR_CALM).await;
+                return match trouble {
+                    Trouble::Flood => CloseReason::Flood,
+                    Trouble::SlowHead => CloseReason::SlowHead,
+                };
+            }
             accepted = h2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     cx.counters.calls_total.up();
@@ -160,7 +177,11 @@ where
                     let call = call::serve(cx.clone(), connection.clone(), draining, request, respond);
                     tasks::spawn(Kind::Worker, "call", call);
                 }
-                Some(Err(_)) => return CloseReason::Broken,
+                Some(Err(error)) => return match error.reason() {
+                    // What h2 itself counts: fragments of a head, resets, small frames.
+                    Some(Reason::ENHANCE_YOUR_CALM) if error.is_library() => CloseReason::Flood,
+                    _ => CloseReason::Broken,
+                },
                 None => return match going {
                     Some(reason) => reason,
                     None if connection.idle().0 == 0 => CloseReason::Clean,

@@ -6,15 +6,16 @@ use std::time::Duration;
 /// What one listener allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of this node; more are accepted and closed at once. A connection that does
-    /// nothing costs about 20 KiB, so the default costs 400 MB.
+    /// Connections of this node, over all of its client listeners; more are accepted and closed at
+    /// once. A connection that does nothing costs about 20 KiB, so the default costs 400 MB.
     pub connections_max: usize,
     /// Bytes of a header list, by RFC 9113's measure; longer ones are answered with 431. Every stream
     /// may cost as much.
     pub header_list: u32,
     /// Concurrent streams of a connection.
     pub streams_max: u32,
-    /// How long a peer may take for HTTP/2's preface.
+    /// How long a peer may take for each of these: a PROXY header, a TLS handshake, its first bytes,
+    /// HTTP/2's preface, a complete head.
     pub handshake: Duration,
     /// After this long without an open call a connection gets GOAWAY.
     pub idle: Duration,

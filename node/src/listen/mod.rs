@@ -1,22 +1,35 @@
-//! The client listener: accepts, bounds, and hands each connection to [`h2`].
+//! The client listeners: accept, bound, find out what each connection speaks, and serve it.
 //!
-//! HTTP/2 with prior knowledge. Left out so far: HTTP/1.1, h2c by upgrade, TLS, PROXY headers.
+//! [`greet`] finds out: a PROXY header in front where one may be, TLS where the door has it, then
+//! HTTP/2 or HTTP/1.1 by ALPN or by the first bytes. [`h2`] and [`h1`] serve; an HTTP/1.1 request that
+//! asks for `h2c` goes on in HTTP/2 by [`upgrade`]. [`guard`] watches HTTP/2 from below.
 
-mod h1;
 pub mod h2;
 pub mod limits;
-mod sniff;
+pub mod proxies;
+
+mod frames;
+mod greet;
+mod guard;
+mod h1;
+mod tongue;
+mod upgrade;
 
 use crate::call::{Context, Joins};
 use crate::drain::{Draining, Stage};
-use crate::net::TcpListener;
+use crate::net::{TcpListener, TcpStream};
+use crate::prefixed::ByteStream;
 use crate::tasks::{self, Kind};
-use sniff::{Spoken, sniff};
+use crate::tls::front::Front;
+use greet::{Greeted, Greeter};
+use h2::CloseReason;
+use proxies::Proxies;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tongue::Tongue;
 
 /// How long accepting pauses after an error: out of descriptors, most likely, and trying again at
 /// once would spin.
@@ -34,10 +47,51 @@ pub struct Origin {
     pub tls: bool,
 }
 
-/// Accepts and serves until the node drains; returns when every connection has ended.
+/// A listener, and what is known of those who come to it.
+pub struct Door {
+    /// The listener.
+    pub listener: TcpListener,
+    /// What clients are shown; `None` for clear text.
+    pub tls: Option<Front>,
+    /// Who may, and must, say on whose behalf it comes.
+    pub proxies: Proxies,
+}
+
+/// Accepts and serves clear text until the node drains; returns when every connection has ended.
 pub async fn serve<J: Joins>(listener: TcpListener, cx: Arc<Context<J>>, draining: Draining) {
+    let door = Door {
+        listener,
+        tls: None,
+        proxies: Proxies::default(),
+    };
+    serve_all(vec![door], cx, draining).await;
+}
+
+/// Accepts and serves at several doors, which share one limit on connections.
+pub async fn serve_all<J: Joins>(doors: Vec<Door>, cx: Arc<Context<J>>, draining: Draining) {
     let max = cx.limits.connections_max;
     let places = Arc::new(Semaphore::new(max));
+    let accepting = doors
+        .into_iter()
+        .map(|door| accept(door, cx.clone(), draining.clone(), places.clone()));
+    futures::future::join_all(accepting).await;
+    // All places back means that no connection is left.
+    let all = u32::try_from(max).unwrap_or(u32::MAX);
+    let _all_back = places.acquire_many(all).await;
+}
+
+async fn accept<J: Joins>(
+    door: Door,
+    cx: Arc<Context<J>>,
+    draining: Draining,
+    places: Arc<Semaphore>,
+) {
+    let Door {
+        listener,
+        tls,
+        proxies,
+    } = door;
+    let greeter = Arc::new(Greeter::new(tls, proxies, cx.limits.handshake));
     let mut leaving = draining.clone();
     loop {
         let accepted = tokio::select! {
@@ -60,29 +114,53 @@ pub async fn serve<J: Joins>(listener: TcpListener, cx: Arc<Context<J>>, drainin
         // Without it small answers wait for the peer's delayed ACK; nothing breaks if it fails.
         let _slower = stream.set_nodelay(true);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (cx, draining) = (cx.clone(), draining.clone());
+        let (cx, draining, greeter) = (cx.clone(), draining.clone(), greeter.clone());
         tasks::spawn(Kind::Worker, "client connection", async move {
             cx.counters.connections_total.up();
             let _gauge = cx.counters.connections.while_held();
-            let origin = Origin { peer, tls: false };
-            let reason = match sniff(stream, cx.limits.handshake).await {
-                Some(Spoken::Http2(io)) => {
-                    h2::serve(cx.clone(), number, origin, io, draining).await
-                }
-                Some(Spoken::Http1(io)) => {
-                    h1::serve(cx.clone(), number, origin, io, draining).await
-                }
-                None => {
-                    cx.counters.connections_mute.up();
-                    h2::CloseReason::Mute
-                }
-            };
+            let reason = connection(&greeter, cx.clone(), number, stream, peer, draining).await;
             tracing::debug!(connection = number, %peer, ?reason, "a client connection ended");
             drop(place);
         });
     }
-    drop(listener);
-    // All places back means that no connection is left.
-    let all = u32::try_from(max).unwrap_or(u32::MAX);
-    let _all_back = places.acquire_many(all).await;
+}
+
+/// One connection from its first byte to its end.
+async fn connection<J: Joins>(
+    greeter: &Greeter,
+    cx: Arc<Context<J>>,
+    number: u64,
+    stream: TcpStream,
+    peer: SocketAddr,
+    draining: Draining,
+) -> CloseReason {
+    match greeter.greet(stream, peer).await {
+        Ok(Greeted::Clear(io, origin, tongue)) => {
+            speak(cx, number, origin, io, tongue, draining).await
+        }
+        Ok(Greeted::Tls(io, origin, tongue)) => {
+            speak(cx, number, origin, *io, tongue, draining).await
+        }
+        Err(reason) => {
+            match reason {
+                CloseReason::Header => cx.counters.connections_header.up(),
+                _ => cx.counters.connections_mute.up(),
+            }
+            reason
+        }
+    }
+}
+
+async fn speak<J: Joins>(
+    cx: Arc<Context<J>>,
+    number: u64,
+    origin: Origin,
+    io: impl ByteStream,
+    tongue: Tongue,
+    draining: Draining,
+) -> CloseReason {
+    match tongue {
+        Tongue::Http2 => h2::serve(cx, number, origin, io, draining).await,
+        _ => h1::serve(cx, number, origin, io, draining).await,
+    }
 }

@@ -9,7 +9,6 @@ pub mod ready;
 
 use crate::net::{TcpListener, TcpStream};
 use crate::tasks::{self, Kind};
-use crate::tls::Expiry;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::Full;
@@ -37,8 +36,8 @@ pub struct Sources {
     pub facts: Arc<dyn Fn() -> Facts + Send + Sync>,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
-    /// When the certificates in use end; `None` without TLS.
-    pub certificates: Arc<dyn Fn() -> Option<Expiry> + Send + Sync>,
+    /// The certificates in use, and when each ends, in seconds since 1970; none without TLS.
+    pub certificates: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
 }
 
 /// Serves for ever; returns when the listener can't be used any more.
@@ -125,9 +124,8 @@ fn respond(
         _ => {
             let mut text = sources.metrics.render(crate::clock::now());
             render_groups(&(sources.facts)().groups, &mut text);
-            if let Some(expiry) = (sources.certificates)() {
-                render_certificates(expiry, crate::clock::unix_seconds(), &mut text);
-            }
+            let certificates = (sources.certificates)();
+            render_certificates(&certificates, crate::clock::unix_seconds(), &mut text);
             answer(StatusCode::OK, "text/plain; version=0.0.4", text)
         }
     }
@@ -146,12 +144,15 @@ fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full
 }
 
 /// How long certificates are still good; below zero once they have expired.
-fn render_certificates(expiry: Expiry, now: u64, out: &mut String) {
+fn render_certificates(certificates: &[(&str, u64)], now: u64, out: &mut String) {
+    if certificates.is_empty() {
+        return;
+    }
     let name = "pontoon_certificate_expiry_seconds";
     let help = "Seconds until the certificate in use expires.";
     metrics::header(out, name, help, "gauge");
-    for (which, ends) in [("node", expiry.node), ("ca", expiry.ca)] {
-        let left = ends as f64 - now as f64;
+    for (which, ends) in certificates {
+        let left = *ends as f64 - now as f64;
         metrics::sample(out, name, &[("certificate", which)], left);
     }
 }

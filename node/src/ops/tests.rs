@@ -31,7 +31,7 @@ fn sources(alive: Result<(), String>, connected: bool) -> Sources {
             groups_expected: 2,
         }),
         metrics: Arc::new(Metrics::new(&[], &[])),
-        certificates: Arc::new(|| None),
+        certificates: Arc::new(Vec::new),
     }
 }
 
@@ -41,11 +41,8 @@ async fn with_tls_metrics_say_how_long_the_certificates_are_good() {
     let name = "pontoon_certificate_expiry_seconds";
     assert!(!get("/metrics", &sources).await.1.contains(name));
     let now = crate::clock::unix_seconds();
-    let expiry = Expiry {
-        node: now - 100,
-        ca: now + 1_000_000,
-    };
-    sources.certificates = Arc::new(move || Some(expiry));
+    let ends = vec![("node", now - 100), ("ca", now + 1_000_000)];
+    sources.certificates = Arc::new(move || ends.clone());
     let (_, page) = get("/metrics", &sources).await;
     let value = |which: &str| {
         let start = format!("{name}{{certificate=\"{which}\"}} ");

@@ -13,6 +13,7 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 use std::sync::Arc;
 use std::time::Duration;
+use x509_parser::certificate::X509Certificate;
 
 /// HTTP/2, and HTTP/1.1 for CONNECT (RFC 7301's registry).
 pub(super) const H2: &[u8] = b"h2";
@@ -71,19 +72,7 @@ fn check(files: &Files, name: &str, now: u64) -> Result<Checked, Problem> {
     let (roots, ca_ends) = ca.authorities()?;
     let chain = cert.certificates()?;
     let ends = judge(&cert, &chain[0], name, now)?;
-    let signing = provider()
-        .key_provider
-        .load_private_key(key.key()?)
-        .map_err(|_| {
-            key.problem("holds a key of an unknown kind: use ECDSA P-256, P-384, Ed25519 or RSA")
-        })?;
-    let certified = Arc::new(CertifiedKey::new(chain, signing));
-    if let Err(Error::InconsistentKeys(_)) = certified.keys_match() {
-        return Err(key.problem(format!(
-            "is not the key of the certificate in {}: put the two that were made together",
-            files.cert.display()
-        )));
-    }
+    let certified = certified(&cert, chain, &key)?;
     let roots = Arc::new(roots);
     let servers = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider()).build();
     let callers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build();
@@ -117,9 +106,49 @@ fn check(files: &Files, name: &str, now: u64) -> Result<Checked, Problem> {
     Ok(checked)
 }
 
+/// A certificate with its key, which must be its own.
+pub(super) fn certified(
+    cert: &Named<'_>,
+    chain: Vec<CertificateDer<'static>>,
+    key: &Named<'_>,
+) -> Result<Arc<CertifiedKey>, Problem> {
+    let signing = provider()
+        .key_provider
+        .load_private_key(key.key()?)
+        .map_err(|_| {
+            key.problem("holds a key of an unknown kind: use ECDSA P-256, P-384, Ed25519 or RSA")
+        })?;
+    let certified = Arc::new(CertifiedKey::new(chain, signing));
+    match certified.keys_match() {
+        Err(Error::InconsistentKeys(_)) => Err(key.problem(format!(
+            "is not the key of the certificate in {}: put the two that were made together",
+            cert.path.display()
+        ))),
+        _ => Ok(certified),
+    }
+}
+
 /// Checks name and time of our own certificate; gives its end.
 fn judge(cert: &Named<'_>, der: &CertificateDer<'_>, name: &str, now: u64) -> Result<u64, Problem> {
     let leaf = cert.parse(der)?;
+    let ends = in_force(cert, &leaf, now)?;
+    let names = names(&leaf);
+    if !names.iter().any(|one| one == name) {
+        return Err(cert.problem(format!(
+            "is for {}, and not for {name} (<name>.<cluster.name>.pontoon): give this node its own \
+             certificate, or correct `name` or `cluster.name`",
+            list(&names)
+        )));
+    }
+    Ok(ends)
+}
+
+/// Checks that a certificate is good at this time; gives its end.
+pub(super) fn in_force(
+    cert: &Named<'_>,
+    leaf: &X509Certificate<'_>,
+    now: u64,
+) -> Result<u64, Problem> {
     let (starts, ends) = (
         seconds(leaf.validity().not_before),
         seconds(leaf.validity().not_after),
@@ -134,14 +163,6 @@ fn judge(cert: &Named<'_>, der: &CertificateDer<'_>, name: &str, now: u64) -> Re
         return Err(cert.problem(format!(
             "is not valid before {}: is this machine's clock right?",
             explain::date(starts)
-        )));
-    }
-    let names = names(&leaf);
-    if !names.iter().any(|one| one == name) {
-        return Err(cert.problem(format!(
-            "is for {}, and not for {name} (<name>.<cluster.name>.pontoon): give this node its own \
-             certificate, or correct `name` or `cluster.name`",
-            list(&names)
         )));
     }
     Ok(ends)

@@ -8,9 +8,9 @@
 //! [`files`] reads and checks what the configuration names, [`material`] makes rustls of it,
 //! [`verify`] is the part of the verdict that is ours, [`accept`] takes connections, [`dial`] makes
 //! them for sidecars and operators, [`reload`] follows the files, [`explain`] turns errors into words
-//! for operators, and [`said`] keeps those from filling the log.
+//! for operators, and [`said`] keeps those from filling the log. [`front`] is TLS towards clients.
 //!
-//! TLS 1.3 only: every program that comes here is ours or recent. Between nodes no session is ever
+//! TLS 1.3 only, but for clients: every other program that comes here is ours or recent. Between nodes no session is ever
 //! resumed, because a resumed one would skip the check of the certificate; links are kept, so that
 //! costs nothing. Revocation lists are left out: a lost key is answered by a new CA, which both old
 //! and new nodes trust while it is rolled out (a CA file may hold several).
@@ -19,6 +19,7 @@ pub mod accept;
 pub mod dial;
 pub mod explain;
 pub mod files;
+pub mod front;
 mod material;
 pub(crate) mod once;
 pub mod reload;

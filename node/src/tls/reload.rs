@@ -6,7 +6,8 @@
 //! changed.
 
 use super::dial::Trust;
-use super::{Expiry, Problem, Tls, explain};
+use super::front::Front;
+use super::{Problem, Tls, explain};
 use crate::clock;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -31,8 +32,11 @@ pub trait Reload: Clone + Send + Sync + 'static {
     fn paths(&self) -> Vec<PathBuf>;
     /// Reads them again; on an error everything stays as it was.
     fn reload(&self) -> Result<(), Problem>;
-    /// When what is in use ends, where that is our business.
-    fn expiry(&self) -> Option<Expiry>;
+    /// What is in use, for the log.
+    const WHAT: &str;
+    /// When each certificate in use ends, where that is our business: what it is, and seconds since
+    /// 1970.
+    fn ends(&self) -> Vec<(&'static str, u64)>;
 }
 
 impl Reload for Tls {
@@ -45,8 +49,34 @@ impl Reload for Tls {
         Tls::reload(self)
     }
 
-    fn expiry(&self) -> Option<Expiry> {
-        Some(Tls::expiry(self))
+    const WHAT: &str = "new certificates are in use";
+
+    fn ends(&self) -> Vec<(&'static str, u64)> {
+        let expiry = self.expiry();
+        vec![
+            ("tls.cert_file: this node's certificate", expiry.node),
+            ("tls.ca_file: a CA", expiry.ca),
+        ]
+    }
+}
+
+impl Reload for Front {
+    fn paths(&self) -> Vec<PathBuf> {
+        let files = self.files();
+        vec![files.cert.clone(), files.key.clone()]
+    }
+
+    fn reload(&self) -> Result<(), Problem> {
+        Front::reload(self)
+    }
+
+    const WHAT: &str = "a new certificate for clients is in use";
+
+    fn ends(&self) -> Vec<(&'static str, u64)> {
+        vec![(
+            "tls.client_cert_file: the certificate for clients",
+            Front::ends(self),
+        )]
     }
 }
 
@@ -59,8 +89,10 @@ impl Reload for Trust {
         Trust::reload(self)
     }
 
-    fn expiry(&self) -> Option<Expiry> {
-        None
+    const WHAT: &str = "new CAs are in use";
+
+    fn ends(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
     }
 }
 
@@ -94,9 +126,10 @@ pub async fn follow(source: impl Reload) {
             read(&source).await;
         }
         seen = now;
-        if let Some(expiry) = source.expiry() {
-            announce(warnings(expiry, clock::unix_seconds()), &mut announced);
-        }
+        announce(
+            warnings(source.ends(), clock::unix_seconds()),
+            &mut announced,
+        );
     }
 }
 
@@ -120,20 +153,20 @@ async fn look(paths: &[PathBuf]) -> Vec<Look> {
     looks
 }
 
-async fn read(source: &impl Reload) {
+async fn read<R: Reload>(source: &R) {
     let reading = source.clone();
     let outcome = tokio::task::spawn_blocking(move || reading.reload()).await;
     match outcome {
-        Ok(Ok(())) => match source.expiry() {
-            Some(expiry) => {
-                let until = explain::date(expiry.node);
-                tracing::info!(
-                    until,
-                    "new certificates are in use; connections that stand go on"
-                );
+        Ok(Ok(())) => {
+            let what = R::WHAT;
+            match source.ends().first() {
+                Some((_, ends)) => {
+                    let until = explain::date(*ends);
+                    tracing::info!(until, "{what}; connections that stand go on");
+                }
+                None => tracing::info!("{what}; connections that stand go on"),
             }
-            None => tracing::info!("new CAs are in use; connections that stand go on"),
-        },
+        }
         Ok(Err(problem)) => {
             tracing::error!(
                 "the changed files can't be used, the old ones stay in force: {problem}"
@@ -144,11 +177,7 @@ async fn read(source: &impl Reload) {
 }
 
 /// What is to be said about the ends of certificates; a text changes once a day.
-fn warnings(expiry: Expiry, now: u64) -> Vec<String> {
-    let certificates = [
-        ("tls.cert_file: this node's certificate", expiry.node),
-        ("tls.ca_file: a CA", expiry.ca),
-    ];
+fn warnings(certificates: Vec<(&'static str, u64)>, now: u64) -> Vec<String> {
     let warnings = certificates.into_iter().filter_map(|(what, ends)| {
         let date = explain::date(ends);
         if ends <= now {
@@ -183,10 +212,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_warned_about_for_its_last_two_weeks_and_after_its_end() {
-        let at = |node| Expiry {
-            node,
-            ca: 1_000 * DAY,
-        };
+        let at = |ends| vec![("a certificate", ends), ("a CA", 1_000 * DAY)];
         let now = 100 * DAY;
         assert!(warnings(at(now + WARN_BEFORE), now).is_empty());
         let soon = warnings(at(now + WARN_BEFORE - 1), now);

@@ -7,9 +7,9 @@
 use super::Tunnels;
 use super::attach::Attach;
 use super::desk::Incoming;
-use super::prefixed::{ByteStream, Prefixed};
 use super::wire::Speaks;
 use crate::net::{TcpListener, TcpStream};
+use crate::prefixed::{ByteStream, Prefixed};
 use crate::tasks;
 use crate::tls::Stream;
 use crate::tls::accept::Port;

@@ -3,9 +3,9 @@
 //! A ticket and its waiter live under one lock, so a CONNECT is either good and handed over, or
 //! refused; a waiter that gives up takes its ticket along.
 
-use super::prefixed::ByteStream;
 use super::wire::Speaks;
 use crate::ops::metrics::Metrics;
+use crate::prefixed::ByteStream;
 use crate::{clock, random};
 use pontoon_proto::id::{NodeBoot, RequestId, WorkerId};
 use pontoon_proto::ticket::{Presented, Refusal, Table, Ticket};

@@ -1,6 +1,6 @@
 //! Counts what goes through a tunnel's byte stream, and cuts it when the tunnel is to close.
 
-use super::prefixed::ByteStream;
+use crate::prefixed::ByteStream;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;

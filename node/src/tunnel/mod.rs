@@ -20,7 +20,6 @@ mod driver;
 mod metered;
 mod open;
 mod pool;
-mod prefixed;
 mod pulse;
 mod sidecars;
 #[cfg(test)]
@@ -30,7 +29,6 @@ mod wire;
 
 pub(crate) use accept::serve;
 pub use directories::{Directories, Grant, KeyRefused, Unanswered};
-pub use prefixed::{ByteStream, Prefixed};
 pub use sidecars::{PassOutcome, Sidecars};
 pub use watch::end_session;
 pub use wire::{Carries, Lent, Speaks, Wire};

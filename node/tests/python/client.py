@@ -82,10 +82,14 @@ def metadata_of(command):
 
 def connect(command):
     # Without a pool of its own, grpcio lets all channels to one target share one connection.
-    channels[command["channel"]] = grpc.insecure_channel(
-        command["target"],
-        options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)],
-    )
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    if "ca" in command:
+        with open(command["ca"], "rb") as file:
+            credentials = grpc.ssl_channel_credentials(file.read())
+        channel = grpc.secure_channel(command["target"], credentials, options)
+    else:
+        channel = grpc.insecure_channel(command["target"], options)
+    channels[command["channel"]] = channel
     return {}
 
 

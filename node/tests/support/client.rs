@@ -5,6 +5,7 @@ use super::python;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -179,6 +180,12 @@ impl Client {
     #[track_caller]
     pub fn connect(&self, channel: &str, target: &str) {
         self.run(json!({"do": "connect", "channel": channel, "target": target}));
+    }
+
+    /// Opens a channel over TLS, which believes the CAs of a file.
+    #[track_caller]
+    pub fn connect_tls(&self, channel: &str, target: &str, ca: &Path) {
+        self.run(json!({"do": "connect", "channel": channel, "target": target, "ca": ca}));
     }
 
     /// Closes a channel.

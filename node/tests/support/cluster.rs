@@ -28,6 +28,8 @@ pub struct Node {
     pub region: String,
     pub pid: u32,
     pub client: String,
+    /// Empty without TLS.
+    pub client_tls: String,
     pub worker: String,
     pub admin: String,
     pub ops: String,
@@ -78,6 +80,7 @@ impl Ready {
                     region: text(&region, "name"),
                     pid: pid(&node, "pid"),
                     client: text(&node, "client"),
+                    client_tls: node["client_tls"].as_str().unwrap_or_default().to_owned(),
                     worker: text(&node, "worker"),
                     admin: text(&node, "admin"),
                     ops: text(&node, "ops"),
