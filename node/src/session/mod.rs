@@ -146,10 +146,13 @@ impl Sessions {
         if let Some(group) = self.0.cluster.region(region) {
             return Ok(group);
         }
-        let catalog = self.certain(self.0.cluster.catalog(), deadline).await?;
-        match catalog.region(region) {
-            // Known, but its replica here has not started yet.
-            Some(region) if !region.gone => Err(Fault::DirectoryUnavailable),
+        let catalog = self.0.cluster.catalog();
+        let mut known = catalog.state();
+        if known.region(region).is_none() {
+            known = self.certain(catalog, deadline).await?;
+        }
+        match known.region(region) {
+            Some(known) if !known.gone => self.comes_up(region, deadline).await,
             // Never born, or gone for good: numbers are not used again.
             _ => Err(Fault::SessionNotFound),
         }

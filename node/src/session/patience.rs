@@ -6,6 +6,8 @@
 
 use super::{Ask, Sessions};
 use pontoon_proto::fault::Fault;
+use pontoon_proto::id::RegionId;
+use pontoon_raft::directory::Directory;
 use pontoon_raft::group::Group;
 use pontoon_raft::machine::Machine;
 use std::sync::Arc;
@@ -47,11 +49,35 @@ impl Sessions {
         self.silence(group) < OUTAGE && crate::clock::now() < deadline
     }
 
-    /// Whether a group that takes opens may be back in a moment.
+    /// Whether a group that takes opens may be back in a moment. A node that has just started has
+    /// none yet.
     pub(super) fn may_come_back(&self, ask: &Ask) -> bool {
         let regions = self.0.cluster.regions();
         let soon = |(_, group): &(_, Group<_>)| self.may_ask_again(group, ask.deadline);
-        regions.iter().any(soon)
+        self.0.started.elapsed() < OUTAGE || regions.iter().any(soon)
+    }
+
+    /// A region's group, once its replica here has started: a node that has just come takes calls
+    /// before it has read all its logs.
+    ///
+    /// # Errors
+    ///
+    /// `DirectoryUnavailable` when it does not start for longer than an outage is waited out.
+    pub(super) async fn comes_up(
+        &self,
+        region: RegionId,
+        deadline: Instant,
+    ) -> Result<Group<Directory>, Fault> {
+        let until = deadline.min(crate::clock::now() + OUTAGE);
+        loop {
+            if let Some(group) = self.0.cluster.region(region) {
+                return Ok(group);
+            }
+            if crate::clock::now() >= until {
+                return Err(Fault::DirectoryUnavailable);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// The state of a group as of now or later.
