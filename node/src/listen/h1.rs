@@ -4,6 +4,7 @@
 //! come to its end, when the node drains; and what it may become: a WebSocket, or HTTP/2.
 
 use super::h2::{self, CloseReason, LAST_CALLS};
+use super::limits::Limits;
 use super::{Origin, upgrade};
 use crate::call::ends::Source;
 use crate::call::respond::{Http1, Respond};
@@ -73,14 +74,71 @@ where
         .max_headers(HEADERS_MAX)
         .auto_date_header(false);
     let serving = builder.serve_connection(TokioIo::new(io), service);
-    let mut serving = pin!(serving.with_upgrades());
+    let serving = serving.with_upgrades();
+    let (result, going) = match run(serving, &connection, &heard, &mut draining, limits).await {
+        Ran::Over(result, going) => (result, going),
+        Ran::Cut(reason) => {
+            if reason == CloseReason::Mute {
+                counters.connections_mute.up();
+            }
+            return reason;
+        }
+    };
+    let http2 = becomes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(Http2 { upgrade, frames }) = http2
+        && let Ok(io) = upgrade.await
+    {
+        let io = upgrade::injected(TokioIo::new(io), frames);
+        return h2::serve(cx, number, origin, io, draining).await;
+    }
+    if result.as_ref().is_err_and(hyper::Error::is_parse) {
+        counters.connections_mute.up();
+    }
+    // What was upgraded is still a call of this connection.
+    tokio::select! {
+        () = connection.rests() => {}
+        () = draining.reached(Stage::Stopped) => return CloseReason::Drained,
+    }
+    let whole = result.is_ok() && connection.given_up() == 0;
+    let reason = match going {
+        Some(reason) => reason,
+        None if whole => CloseReason::Clean,
+        None => CloseReason::Broken,
+    };
+    // Leaving because the node drains is not the client's wish: it will be back.
+    connection.closes(matches!(reason, CloseReason::Clean | CloseReason::Idle));
+    reason
+}
 
+/// How a connection's HTTP/1.1 came to its end.
+enum Ran {
+    /// By itself, or because it was told to go for this reason.
+    Over(hyper::Result<()>, Option<CloseReason>),
+    /// By our hand.
+    Cut(CloseReason),
+}
+
+/// Runs the codec. It is gone when this returns, and with it every request that waits for an answer.
+async fn run<J: Joins, IO>(
+    serving: http1::UpgradeableConnection<TokioIo<Heard<IO>>, Calls<J>>,
+    connection: &Connection<J::Joined>,
+    heard: &AtomicBool,
+    draining: &mut Draining,
+    limits: Limits,
+) -> Ran
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut serving = pin!(serving);
     let mut going = None;
     // When it is cut although a call is open.
     let mut ends = None;
     let mut head_since = None;
     let mut sweep = clock::now();
-    let result = loop {
+    loop {
         let now = clock::now();
         let (calls, idle_since) = connection.idle();
         if now >= sweep {
@@ -91,11 +149,10 @@ where
             false => None,
         };
         if head_since.is_some_and(|since| now >= since + limits.handshake) {
-            counters.connections_mute.up();
-            return CloseReason::Mute;
+            return Ran::Cut(CloseReason::Mute);
         }
         if ends.is_some_and(|at| now >= at) {
-            return CloseReason::Drained;
+            return Ran::Cut(CloseReason::Drained);
         }
         let idle = going.is_none() && calls == 0 && head_since.is_none();
         if idle && now >= idle_since + limits.idle {
@@ -138,39 +195,12 @@ where
                 going = Some(CloseReason::Drained);
             }
             turn = turn => if let Some(result) = turn {
-                break result;
+                return Ran::Over(result, going);
             },
             () = connection.hurry.notified() => sweep = clock::now(),
             () = tokio::time::sleep_until(due.min(sweep)) => {}
         }
-    };
-    let http2 = becomes
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-    if let Some(Http2 { upgrade, frames }) = http2
-        && let Ok(io) = upgrade.await
-    {
-        let io = upgrade::injected(TokioIo::new(io), frames);
-        return h2::serve(cx, number, origin, io, draining).await;
     }
-    if result.as_ref().is_err_and(hyper::Error::is_parse) {
-        counters.connections_mute.up();
-    }
-    // What was upgraded is still a call of this connection.
-    tokio::select! {
-        () = connection.rests() => {}
-        () = draining.reached(Stage::Stopped) => return CloseReason::Drained,
-    }
-    let whole = result.is_ok() && connection.given_up() == 0;
-    let reason = match going {
-        Some(reason) => reason,
-        None if whole => CloseReason::Clean,
-        None => CloseReason::Broken,
-    };
-    // Leaving because the node drains is not the client's wish: it will be back.
-    connection.closes(matches!(reason, CloseReason::Clean | CloseReason::Idle));
-    reason
 }
 
 /// Makes calls of a connection's requests.
