@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use support::client::{Client, keys};
 use support::cluster::{self, Cluster, PONTOON};
 use support::process::{Process, is_alive, send};
 use support::worker::Sidecar;
@@ -232,6 +233,12 @@ fn o_log_1_a_cluster_with_tls_serves_takes_up_new_files_and_logs_no_key() {
         cli::run(&mut command)
     };
     call();
+    // Clients come over TLS, too, and grpcio believes the same CA.
+    if let Some(client) = Client::start() {
+        let node = cluster.ready().nodes.first().expect("a node");
+        client.connect_tls("tls", &node.client_tls, &ca);
+        client.sum("tls", &keys(&cluster, &[]), 1).answer();
+    }
     let nodes = cli::run(&mut admin(&cluster, "https", &ca));
     assert!(nodes.contains("us-west-1"), "{nodes}");
     let refused = cli::fail(69, &mut admin(&cluster, "http", &ca));
