@@ -11,7 +11,11 @@
 mod support;
 
 mod caller;
+mod clients;
+mod clients_h1;
 mod contract;
+mod memory;
+mod program;
 mod table;
 mod target;
 mod twin;
@@ -22,6 +26,7 @@ mod worker;
 mod answers;
 mod cors;
 mod faults;
+mod floods;
 mod forwarding;
 mod health;
 mod http1;

@@ -55,7 +55,7 @@ async fn stalled(target: Target) -> Checked {
     let mut builder = ::h2::client::Builder::new();
     builder
         .initial_window_size(64 << 10)
-        .initial_connection_window_size(1 << 20);
+        .initial_connection_window_size(8 << 20);
     let slow = h2::Conn::open_with(&target.address, &builder).await?;
     let tag = format!("slow-{}", uuid::Uuid::new_v4());
     let endless = target.ask("POST", "/endless").with("x-echo-tag", &tag);

@@ -81,6 +81,7 @@ pub fn sections() -> Vec<(&'static str, &'static [Row])> {
         ("forwarding", crate::forwarding::ROWS),
         ("pressure", crate::pressure::ROWS),
         ("listener", crate::listener::ROWS),
+        ("floods", crate::floods::ROWS),
         ("health", crate::health::ROWS),
         ("cors", crate::cors::ROWS),
         ("http1", crate::http1::ROWS),

@@ -3,7 +3,7 @@
 //! Without further ado that is a development cluster which the suite starts, with the suite's own worker
 //! behind a sidecar. `PONTOON_TARGET` names any other address; `docs/conformance.md` says how.
 
-use crate::caller::Ask;
+use crate::caller::{Ask, h2};
 use crate::support::cluster::{self, Cluster, PONTOON};
 use crate::support::process::Process;
 use crate::support::wait;
@@ -133,7 +133,7 @@ impl World {
         let listen = environment("PONTOON_ECHO_LISTEN");
         let listen = listen.unwrap_or_else(|| "127.0.0.1:8001".to_owned());
         let key = wanted("PONTOON_API_KEY");
-        World {
+        let world = World {
             address,
             bearer: format!("Bearer {key}"),
             key,
@@ -141,7 +141,33 @@ impl World {
             version: environment("PONTOON_FUNCTION_VERSION_ID"),
             worker: listening(&listen, false),
             own: None,
+        };
+        run(world.answers());
+        world
+    }
+
+    /// Waits until a sidecar has found the worker, and a call reaches it.
+    async fn answers(&self) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        let call = Ask::new("GET", "/first")
+            .with("authorization", &self.bearer)
+            .with("function-id", &self.function);
+        let mut last = String::new();
+        for _ in 0..120 {
+            ticks.tick().await;
+            let answer = match h2::Conn::open(&self.address).await {
+                Ok(conn) => conn.ask(&call).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(reply) if reply.status == 200 => return,
+                other => last = format!("{other:?}"),
+            }
         }
+        panic!(
+            "no call reaches the suite's worker at {}: {last}",
+            self.worker.address
+        );
     }
 
     fn own() -> World {

@@ -123,10 +123,16 @@ fn request(ask: &Ask) -> Result<Request<()>, String> {
     Ok(request)
 }
 
+/// The head of an answer, and the 1xx before it.
+pub type Head = (http::Response<RecvStream>, Vec<(u16, HeaderMap)>);
+
+/// As [`try_head`], with the error as text.
+pub async fn head(answer: ResponseFuture) -> Result<Head, String> {
+    try_head(answer).await.map_err(said)
+}
+
 /// Waits for the head of an answer, and for the 1xx before it.
-pub async fn head(
-    mut answer: ResponseFuture,
-) -> Result<(http::Response<RecvStream>, Vec<(u16, HeaderMap)>), String> {
+pub async fn try_head(mut answer: ResponseFuture) -> Result<Head, ::h2::Error> {
     let mut early = Vec::new();
     let mut more = true;
     let response = poll_fn(|cx| {
@@ -141,7 +147,7 @@ pub async fn head(
         }
         Pin::new(&mut answer).poll(cx)
     });
-    let response = response.await.map_err(said)?;
+    let response = response.await?;
     Ok((response, early))
 }
 

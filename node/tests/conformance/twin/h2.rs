@@ -78,6 +78,12 @@ pub(super) async fn serve(
         } else {
             64 << 10
         });
+    if flaw == Some(Flaw::Lingers) {
+        builder
+            .max_pending_accept_reset_streams(1_000_000)
+            .max_local_error_reset_streams(None)
+            .max_concurrent_reset_streams(1_000_000);
+    }
     let mut connection = builder
         .handshake::<_, Bytes>(client)
         .await
@@ -162,7 +168,7 @@ async fn exchange(
     };
     let down = async {
         // A client that gives up is told on at once, unless the twin is deaf.
-        let head = wire::head(answer);
+        let head = wire::try_head(answer);
         let found = tokio::select! {
             found = head => found,
             reason = poll_fn(|cx| respond.poll_reset(cx)) => {
@@ -174,13 +180,8 @@ async fn exchange(
         };
         let (response, early) = match found {
             Ok(found) => found,
-            Err(text) => {
-                let refused = text.contains("REFUSED_STREAM");
-                respond.send_reset(if refused {
-                    Reason::REFUSED_STREAM
-                } else {
-                    Reason::INTERNAL_ERROR
-                });
+            Err(error) => {
+                respond.send_reset(error.reason().unwrap_or(Reason::INTERNAL_ERROR));
                 return Ok(());
             }
         };

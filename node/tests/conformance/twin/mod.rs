@@ -56,7 +56,7 @@ pub enum Flaw {
     Patient,
     /// Answers heads of any size by itself.
     Broad,
-    /// Keeps a connection that the target has ended.
+    /// Keeps a connection that the target has ended, and counts no resets.
     Lingers,
     /// Lets one stream at a time be open.
     Single,

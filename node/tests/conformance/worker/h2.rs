@@ -59,6 +59,7 @@ async fn exchange(
     notes: &Notes,
 ) -> Step<()> {
     if asked.path == "/grpc.health.v1.Health/Check" && asked.told("tag").is_empty() {
+        drain(&mut body, &mut Body::default()).await?;
         let mut out = respond.send_response(asked.head(), false)?;
         send(&mut out, message(&[8, 1])).await?;
         return out.send_trailers(asked.trailers());
