@@ -188,7 +188,7 @@ async fn credentials(target: Target) -> Checked {
     let seen = report(&target, &call).await?;
     same!(
         seen.all("authorization"),
-        [open.function.bearer.clone()],
+        std::slice::from_ref(&open.function.bearer),
         "a version may want it"
     );
     Ok(())

@@ -234,7 +234,7 @@ async fn resumed(target: Target) -> Checked {
     );
     same!(
         seen.all("nvcf-reqid"),
-        [one.clone()],
+        std::slice::from_ref(&one),
         "what the worker is told"
     );
     let cookie = format!("Cookie: nvcf-request-id={two}\r\n");
