@@ -63,7 +63,7 @@ async fn stalled(target: Target) -> Checked {
         .with("x-echo-messages", "4000")
         .with("x-echo-size", "16384");
     let mut held = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..32 {
         let open = slow.begin(&endless, true).await?;
         held.push(h2::head(open.answer).await?);
     }
@@ -72,7 +72,7 @@ async fn stalled(target: Target) -> Checked {
     let tiny = tiny
         .with("x-echo-messages", "200000")
         .with("x-echo-size", "1");
-    for _ in 0..8 {
+    for _ in 0..32 {
         let open = slow.begin(&tiny, true).await?;
         held.push(h2::head(open.answer).await?);
     }

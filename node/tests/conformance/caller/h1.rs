@@ -41,15 +41,16 @@ impl Conn {
         self.sender.ready().await.map_err(said)?;
         let response = self.sender.send_request(request).await.map_err(said)?;
         let (head, body) = response.into_parts();
-        let length = head.headers.get("content-length");
-        let ended_with_headers = length.is_some_and(|length| length == "0");
         let body = body.collect().await.map_err(said)?;
         let trailers = body.trailers().cloned();
+        let body = body.to_bytes();
+        // Over HTTP/1.1 trailers only means: no body, and no trailers behind it.
+        let ended_with_headers = body.is_empty() && trailers.is_none();
         let early = std::mem::take(&mut *early.lock().expect("no panic"));
         Ok(Reply {
             status: head.status.as_u16(),
             headers: head.headers,
-            body: body.to_bytes().to_vec(),
+            body: body.to_vec(),
             trailers,
             ended_with_headers,
             early,

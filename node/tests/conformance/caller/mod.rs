@@ -74,7 +74,7 @@ pub struct Reply {
     pub headers: HeaderMap,
     pub body: Vec<u8>,
     pub trailers: Option<HeaderMap>,
-    /// The stream ended with the headers.
+    /// The stream ended with the headers; over HTTP/1.1, nothing came behind them.
     pub ended_with_headers: bool,
     /// 1xx answers before this one.
     pub early: Vec<(u16, HeaderMap)>,
