@@ -65,3 +65,24 @@ pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_user_timeout(stream, 60_000)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt;
+
+    #[tokio::test]
+    async fn c_lsn_4_the_kernel_looks_for_clients_that_have_no_ping_within_30_s() {
+        let listener = listen("a test", "127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stream = dial(&address, Duration::from_secs(5)).await.unwrap();
+        notice_vanished(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let silent = sockopt::tcp_keepidle(&stream).unwrap();
+        let probes = sockopt::tcp_keepintvl(&stream).unwrap();
+        let given_up = Duration::from_millis(sockopt::tcp_user_timeout(&stream).unwrap().into());
+        // The end comes with the first probe that is due when the time is over.
+        assert!(silent + probes <= given_up);
+        assert!(given_up + probes <= Duration::from_secs(30));
+    }
+}

@@ -143,7 +143,7 @@ fn first_frame(seen: &[u8; BEGINNING]) -> Option<usize> {
         return None;
     };
     let length = u32::from_be_bytes([0, a, b, c]) as usize;
-    (flags & 0x1 == 0 && length <= FRAME_MAX && length % 6 == 0).then_some(length)
+    (flags & 0x1 == 0 && length <= FRAME_MAX && length.is_multiple_of(6)).then_some(length)
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Injected<IO> {
@@ -241,7 +241,7 @@ fn judge(head: &Parts) -> Result<(), BadUpgrade> {
 /// Whether this is base64url without padding of settings, 6 bytes each: 8 digits for every one.
 fn is_settings_payload(text: &[u8]) -> bool {
     let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    text.len() % 8 == 0 && text.iter().all(digit)
+    text.len().is_multiple_of(8) && text.iter().all(digit)
 }
 
 /// The host that is called: of a target in absolute form, else of `Host` (RFC 9112 3.2.2).
