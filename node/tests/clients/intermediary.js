@@ -60,6 +60,14 @@ const cases = {
     assert.strictEqual((await call({ "nvcf-reqid": first }, one)).id, first);
     assert.strictEqual((await call({ cookie: `nvcf-request-id=${second}` }, one)).id, second);
   },
+  async users_with_keys_of_their_own_have_sessions_of_their_own() {
+    if (!process.env.CASE_OTHER_KEY) return;
+    const own = { authorization: `Bearer ${process.env.CASE_OTHER_KEY}` };
+    const [site, user, again] = [await call({}, one), await call(own, one), await call(own, one)];
+    assert.strictEqual(user.status, 200);
+    assert.notStrictEqual(user.id, site.id);
+    assert.strictEqual(again.id, user.id);
+  },
   async a_users_own_key_is_not_replaced() {
     const refused = await call({ authorization: "Bearer wrong" }, one);
     assert.strictEqual(refused.status, 401);

@@ -140,5 +140,9 @@ fn c_pin_1_users_behind_an_intermediary_are_told_apart_by_what_they_send() {
         .command
         .arg("intermediary.js")
         .env("CASE_TARGET", &listen);
+    if let Some(own) = &target.world.own {
+        let other = own.second_key().expect("a second key");
+        program.command.env("CASE_OTHER_KEY", other);
+    }
     program.run();
 }

@@ -29,6 +29,17 @@ pub const ROWS: &[Row] = &[
         }),
     },
     Row {
+        id: "C-PIN-1/subject",
+        wires: Wires::Both,
+        needs: Needs::Cluster,
+        check: check!(subjects),
+        twin: Twin::Answer(|_, answer| {
+            // A bug that pins by connection and function alone.
+            let id = HeaderValue::from_static(STRANGER);
+            answer.headers.insert("nvcf-reqid", id);
+        }),
+    },
+    Row {
         id: "C-PIN-2",
         wires: Wires::H2,
         needs: Needs::Client,
@@ -164,6 +175,23 @@ async fn never_pinned(target: Target) -> Checked {
     let one = conn.ask(&call).await?.session()?;
     let two = conn.ask(&call).await?.session()?;
     ensure!(one != two, "every call without an id opens a session");
+    Ok(())
+}
+
+async fn subjects(target: Target) -> Checked {
+    let other = target.world.own_cluster()?.second_key()?;
+    let mut conn = Conn::open(&target).await?;
+    let call = target.ask("POST", "/subjects");
+    let theirs = call.clone().without("authorization");
+    let theirs = theirs.with("authorization", &format!("Bearer {other}"));
+    let one = conn.ask(&call).await?.session()?;
+    let two = conn.ask(&theirs).await?.session()?;
+    ensure!(
+        one != two,
+        "two subjects on one connection have two sessions"
+    );
+    same!(conn.ask(&call).await?.session()?, one, "the first one's");
+    same!(conn.ask(&theirs).await?.session()?, two, "the second one's");
     Ok(())
 }
 
@@ -359,6 +387,11 @@ fn c_pin_1_calls_of_one_connection_share_a_session() {
 #[test]
 fn c_pin_1_a_version_may_say_that_nothing_is_pinned() {
     prove("C-PIN-1/never");
+}
+
+#[test]
+fn c_pin_1_two_subjects_on_one_connection_have_two_sessions() {
+    prove("C-PIN-1/subject");
 }
 
 #[test]

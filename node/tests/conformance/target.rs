@@ -248,6 +248,15 @@ impl Own {
         })
     }
 
+    /// A key of another subject of the same tenant.
+    pub fn second_key(&self) -> Result<String, String> {
+        let tenant = &self.main.tenant;
+        let create = ["key", "create", "--kind", "client", "--tenant", tenant];
+        let made = self.admin(&[&create[..], &["--subject", "another"]].concat());
+        let secret = made["secret"].as_str().map(str::to_owned);
+        secret.ok_or_else(|| format!("no secret in {made}"))
+    }
+
     /// The admin CLI.
     pub fn admin(&self, arguments: &[&str]) -> serde_json::Value {
         tokio::task::block_in_place(|| self.cluster.ask(arguments))

@@ -91,6 +91,11 @@ fn every_check_turns_red_through_its_twin_and_stays_green_through_a_good_proxy()
 /// Rows that share what a twin breaks: (twin, also red, why).
 const SHARED: &[(&str, &str, &str)] = &[
     (
+        "C-PIN-1/subject",
+        "*",
+        "one id in all answers hides every session",
+    ),
+    (
         "C-RID-1",
         "C-RID-2",
         "garbage in the header has a cookie beside it",
