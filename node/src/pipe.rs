@@ -39,6 +39,8 @@ struct State {
     len: usize,
     trailers: Option<HeaderMap>,
     end: End,
+    /// The reader has had a turn since it read all that came before the cut.
+    turned: bool,
     reader_gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -148,15 +150,13 @@ impl Writer {
         read
     }
 
-    /// Cuts the message short.
+    /// Cuts the message short: the reader has what was sent before, and then [`Aborted`].
     pub fn abort(&mut self) {
         let mut state = self.0.lock();
         if state.end != End::Open {
             return;
         }
         state.end = End::Aborted;
-        state.chunks.clear();
-        state.len = 0;
         let reader = state.wake_reader();
         drop(state);
         wake(reader);
@@ -199,7 +199,15 @@ impl Body for Reader {
         }
         match state.end {
             End::Whole => Poll::Ready(state.trailers.take().map(|all| Ok(Frame::trailers(all)))),
-            End::Aborted => Poll::Ready(Some(Err(Aborted))),
+            End::Aborted if state.turned => Poll::Ready(Some(Err(Aborted))),
+            // A codec drops what it has not written when it meets an error, and writes when it has to
+            // wait: the head and what came behind it are the client's.
+            End::Aborted => {
+                state.turned = true;
+                drop(state);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             End::Open => {
                 register(&mut state.reader, cx);
                 Poll::Pending
@@ -245,7 +253,10 @@ mod tests {
         let (mut writer, reader) = pipe();
         writer.send(Bytes::from_static(b"half"));
         drop(writer);
-        assert_eq!(reader.collect().await.err(), Some(Aborted));
+        let mut reader = reader;
+        let first = reader.frame().await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "half");
+        assert_eq!(reader.frame().await.unwrap().err(), Some(Aborted));
     }
 
     #[tokio::test]

@@ -217,10 +217,9 @@ async fn limits(target: Target) -> Checked {
     let mut rest = Vec::new();
     let end = tokio::time::timeout(Duration::from_secs(15), raw.0.read_to_end(&mut rest)).await;
     ensure!(end.is_ok(), "half a head is kept for more than 15 s");
-    // Two lengths, or a length and chunks, are an attack on whoever is behind (RFC 9112, 6.3).
+    // Two lengths are an attack on whoever is behind (RFC 9112, 6.3).
     for smuggled in [
         "Content-Length: 2\r\nContent-Length: 3\r\n",
-        "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: gzip\r\n",
     ] {
         let call = target.ask("POST", "/smuggled");
@@ -229,12 +228,31 @@ async fn limits(target: Target) -> Checked {
         let refused = head.starts_with("HTTP/1.1 400") || head.starts_with("HTTP/1.1 501");
         ensure!(refused, "{smuggled:?}: {head}");
     }
+    // Of a length and chunks the chunks count, and the connection ends (RFC 9112, 6.1).
+    let both = "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n";
+    let call = target.ask("POST", "/both");
+    let text = text_of(&call, both) + "5\r\nhello\r\n0\r\n\r\nGET /second HTTP/1.1\r\n\r\n";
+    let mut raw = Raw::say(&target, &text).await?;
+    let head = raw.head().await?;
+    ensure!(
+        head.starts_with("HTTP/1.1 200"),
+        "chunks beside a length: {head}"
+    );
+    let mut rest = String::new();
+    let end = tokio::time::timeout(Duration::from_secs(5), raw.0.read_to_string(&mut rest));
+    ensure!(end.await.is_ok(), "the connection outlives both lengths");
+    ensure!(
+        !rest.contains("HTTP/1.1") && !rest.contains("content-length"),
+        "both lengths: {rest}"
+    );
     Ok(())
 }
 
 async fn bodies(target: Target) -> Checked {
     let call = target.ask("POST", "/bodies").with("te", "trailers");
     let trailers = call.clone().with("x-echo-trailer", "x-after: kept");
+    // HTTP/1.1 carries those trailers that the head has announced.
+    let trailers = trailers.with("x-echo-header", "trailer: x-after");
     let reply = ask(&target, &trailers.body("x").trailer("x-client", "too")).await?;
     let behind = reply.trailers.clone().unwrap_or_default();
     same!(

@@ -73,6 +73,7 @@ pub(super) async fn serve(
         .initial_window_size(256 << 10)
         .initial_connection_window_size(64 << 20)
         .max_concurrent_streams(1024)
+        .enable_connect_protocol()
         .max_header_list_size(if flaw == Some(Flaw::Broad) {
             1 << 20
         } else {
