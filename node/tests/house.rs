@@ -23,6 +23,8 @@ const PURE: &[&str] = &[
     "raft/src/placement.rs",
     "raft/src/codec.rs",
     "node/src/session/pin.rs",
+    "node/src/session/limits/bucket.rs",
+    "node/src/session/limits/ledger.rs",
     "node/src/call/admit.rs",
     "node/src/call/identity.rs",
     "node/src/tunnel/close.rs",

@@ -2,11 +2,12 @@
 //!
 //! [`open`] makes a new one, [`resume`] joins an existing one, [`local`] counts this node's
 //! connections in each and proposes the edges `Enter` and `Leave`, [`watch`] acts on what the
-//! directories say, [`end`] ends one on request. A client connection holds a [`Joined`] for each of
+//! directories say, [`end`] ends one on request, [`limits`] bounds new ones. A client connection holds a [`Joined`] for each of
 //! its sessions; dropping it leaves.
 
 pub mod end;
 mod joins;
+pub(crate) mod limits;
 pub mod local;
 pub mod open;
 pub mod pin;
@@ -15,7 +16,9 @@ pub mod watch;
 
 pub use local::Joined;
 
+use crate::ops::metrics::Metrics;
 use crate::tunnel::Tunnels;
+use limits::Limits;
 use local::Locals;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, RegionId, RequestId, TenantId, VersionId};
@@ -91,12 +94,19 @@ struct Inner {
     region: String,
     locals: Locals,
     waiters: Waiters,
+    limits: Limits,
 }
 
 impl Sessions {
     /// Starts taking part: from now on the directories' effects are acted on.
-    pub fn start(cluster: Cluster, tunnels: Tunnels, region: &str) -> Sessions {
+    pub fn start(
+        cluster: Cluster,
+        tunnels: Tunnels,
+        region: &str,
+        metrics: Arc<Metrics>,
+    ) -> Sessions {
         let sessions = Sessions(Arc::new(Inner {
+            limits: Limits::new(cluster.clone(), metrics),
             cluster,
             tunnels,
             region: region.into(),
