@@ -30,6 +30,8 @@ const PURE: &[&str] = &[
     "node/src/listen/frames.rs",
     "node/src/listen/tongue.rs",
     "node/src/listen/proxies.rs",
+    "node/src/session/limits/bucket.rs",
+    "node/src/session/limits/ledger.rs",
     "node/src/call/admit.rs",
     "node/src/call/identity.rs",
     "node/src/tunnel/close.rs",

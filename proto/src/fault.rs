@@ -75,7 +75,7 @@ pub enum Fault {
     SessionNotFound,
     /// C-ERR-7.
     NoWorkerInTime,
-    /// C-ERR-8.
+    /// C-ERR-8, when nobody knows how long it lasts.
     RateExceeded,
     /// C-ERR-9.
     WorkerLost,
@@ -87,6 +87,11 @@ pub enum Fault {
     Internal,
     /// C-ERR-14.
     NotSupported,
+    /// C-ERR-8, when it is known how long it lasts: otherwise as [`Fault::RateExceeded`].
+    LimitReached {
+        /// Seconds, at least 1.
+        retry_after: u32,
+    },
 }
 
 /// One row of the table.
@@ -107,7 +112,7 @@ pub struct Row {
 }
 
 impl Fault {
-    /// Every fault, for tables and metrics.
+    /// Every situation, for tables and metrics; [`Fault::place`] finds a fault's own.
     pub const ALL: [Fault; 15] = [
         Fault::NoCredential,
         Fault::InvalidCredential,
@@ -125,6 +130,17 @@ impl Fault {
         Fault::Internal,
         Fault::NotSupported,
     ];
+
+    /// Which of [`Fault::ALL`] this is.
+    pub fn place(self) -> usize {
+        let alike = match self {
+            Fault::LimitReached { .. } => Fault::RateExceeded,
+            other => other,
+        };
+        // All of them are there.
+        let place = Fault::ALL.iter().position(|fault| *fault == alike);
+        place.unwrap_or(0)
+    }
 
     /// This fault's row.
     pub fn row(self) -> Row {
@@ -184,7 +200,7 @@ impl Fault {
                 Worker,
                 "no_worker_in_time",
             ),
-            Fault::RateExceeded => (
+            Fault::RateExceeded | Fault::LimitReached { .. } => (
                 "exceeded rate limit",
                 Code::ResourceExhausted,
                 Client,
@@ -221,6 +237,7 @@ impl Fault {
             blame,
             label,
             retry_after: match self {
+                Fault::LimitReached { retry_after } => Some(retry_after),
                 Fault::RateExceeded | Fault::DirectoryUnavailable => Some(1),
                 _ => None,
             },

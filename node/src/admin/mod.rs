@@ -7,6 +7,7 @@
 //! Every refusal says what to do about it, and none repeats a secret.
 
 mod access;
+mod limits;
 mod members;
 mod read;
 mod service;

@@ -226,7 +226,7 @@ impl Context {
             versions: catalog
                 .versions()
                 .filter(|version| function.is_none_or(|function| version.function == function))
-                .map(|version| view::version(version))
+                .map(|version| self.show_version(&catalog, version))
                 .collect(),
         })
     }

@@ -117,13 +117,28 @@ impl Admin for Service {
         request: Request<pb::ListTenantsRequest>,
     ) -> Answer<pb::ListTenantsReply> {
         self.0.admit(&request, Role::Viewer).await?;
-        let tenants = self
-            .0
-            .catalog()
+        let catalog = self.0.catalog();
+        let tenants = catalog
             .tenants()
-            .map(|tenant| view::tenant(tenant))
+            .map(|tenant| self.0.show_tenant(&catalog, tenant))
             .collect();
         Ok(Response::new(pb::ListTenantsReply { tenants }))
+    }
+
+    async fn set_tenant_limit(
+        &self,
+        request: Request<pb::SetTenantLimitRequest>,
+    ) -> Answer<pb::Tenant> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0.set_tenant_limit(caller, request.into_inner()).await
+    }
+
+    async fn set_version_limit(
+        &self,
+        request: Request<pb::SetVersionLimitRequest>,
+    ) -> Answer<pb::Version> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0.set_version_limit(caller, request.into_inner()).await
     }
 
     async fn create_key(

@@ -5,8 +5,8 @@ use pontoon_proto::admin as pb;
 use pontoon_proto::id::{NodeId, RegionId, RequestId};
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{
-    Function, Key, KeyKind, Pace, Pin, Region, Standing, Survive, Tenant, Version, VersionPolicy,
-    VersionState,
+    Function, Key, KeyKind, Limit, Pace, Pin, Region, Standing, Survive, Tenant, Version,
+    VersionPolicy, VersionState,
 };
 use pontoon_raft::directory::command::{DrainReason, EndReason};
 use pontoon_raft::directory::{Directory, Session, State, Worker};
@@ -53,10 +53,20 @@ pub(super) fn standing(standing: Standing) -> &'static str {
     }
 }
 
-pub(super) fn tenant(tenant: &Tenant) -> pb::Tenant {
+pub(super) fn tenant(tenant: &Tenant, bounds: Limit, sessions_now: u64) -> pb::Tenant {
     pb::Tenant {
         id: tenant.id.to_string(),
         name: tenant.name.clone(),
+        limit: Some(limit(bounds)),
+        sessions_now,
+    }
+}
+
+fn limit(limit: Limit) -> pb::Limit {
+    pb::Limit {
+        sessions_max: limit.sessions,
+        rate: limit.rate.map(|rate| rate.per_1000s as f64 / 1000.0),
+        burst: limit.rate.map(|rate| rate.burst),
     }
 }
 
@@ -93,7 +103,7 @@ pub(super) fn function(function: &Function) -> pb::Function {
     }
 }
 
-pub(super) fn version(version: &Version) -> pb::Version {
+pub(super) fn version(version: &Version, bounds: Limit, sessions_now: u64) -> pb::Version {
     pb::Version {
         id: version.id.to_string(),
         function_id: version.function.to_string(),
@@ -103,6 +113,8 @@ pub(super) fn version(version: &Version) -> pb::Version {
             VersionState::Inactive => "inactive",
         }
         .into(),
+        limit: Some(limit(bounds)),
+        sessions_now,
     }
 }
 

@@ -33,7 +33,7 @@ impl Context {
             name: request.name,
             actor: caller.actor,
         };
-        let answer = view::tenant(&tenant);
+        let answer = self.show_tenant(&self.catalog(), &tenant);
         let written = self
             .write(Command::CreateTenant(tenant), &answer.id)
             .await?;
@@ -72,7 +72,7 @@ impl Context {
             policy: policy(request.policy.unwrap_or_default())?,
             actor: caller.actor,
         };
-        let answer = view::version(&version);
+        let answer = self.show_version(&self.catalog(), &version);
         let written = self
             .write(Command::CreateVersion(version), &answer.id)
             .await?;
@@ -107,7 +107,7 @@ impl Context {
         let version = catalog
             .version(id)
             .ok_or_else(|| unknown("version", &request.id))?;
-        Ok(written.with(view::version(version)))
+        Ok(written.with(self.show_version(&catalog, version)))
     }
 
     pub(super) async fn create_key(
@@ -283,7 +283,7 @@ impl Written {
     }
 }
 
-fn unknown(what: &str, id: &str) -> Status {
+pub(super) fn unknown(what: &str, id: &str) -> Status {
     Status::not_found(format!(
         "there is no {what} {id}: see `pontoon {what} list`"
     ))

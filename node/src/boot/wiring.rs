@@ -73,7 +73,12 @@ impl Parts {
             metrics: metrics.clone(),
             stop: stop.clone(),
         });
-        let sessions = Sessions::start(cluster.clone(), tunnels.clone(), &config.region);
+        let sessions = Sessions::start(
+            cluster.clone(),
+            tunnels.clone(),
+            &config.region,
+            metrics.clone(),
+        );
         Parts {
             config,
             cluster,

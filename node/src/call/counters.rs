@@ -81,14 +81,14 @@ pub struct Counters {
 impl Counters {
     /// Counts a fault.
     pub fn fault(&self, fault: Fault) {
-        self.faults[fault as usize].up();
+        self.faults[fault.place()].up();
     }
 
     /// Every fault with its count, zeros included, so that every label exists from the start.
     pub fn faults(&self) -> impl Iterator<Item = (Fault, u64)> {
         Fault::ALL
             .into_iter()
-            .map(|fault| (fault, self.faults[fault as usize].get()))
+            .map(|fault| (fault, self.faults[fault.place()].get()))
     }
 
     /// Counts the values of a head that were ignored.

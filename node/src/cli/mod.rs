@@ -8,6 +8,7 @@
 pub mod exit;
 
 mod client;
+mod limits;
 mod members;
 mod nouns;
 mod table;

@@ -259,8 +259,35 @@ pub(super) enum TenantVerb {
         #[command(flatten)]
         ask: Ask,
     },
-    /// All accounts.
+    /// All accounts, with their limits and the sessions that they have.
     List(Ask),
+    /// Bounds an account's new sessions from now on, on all nodes; resumes are free. What no flag
+    /// names stays as it is; without flags it is only shown.
+    Limit {
+        /// Its name or id.
+        name: String,
+        #[command(flatten)]
+        limit: Limit,
+        /// Only check.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// How many sessions, and how fast they may come.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Limit {
+    /// The most sessions at once; 0 or `none`: no limit.
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub(super) sessions: Option<u64>,
+    /// New sessions per second, for example 20 or 0.5; 0 or `none`: no limit.
+    #[arg(long, value_name = "R", value_parser = rate, allow_negative_numbers = true)]
+    pub(super) rate: Option<f64>,
+    /// How many may come at once after a pause [default: what the rate gives in a second].
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(super) burst: Option<u64>,
 }
 
 /// What a key opens.
@@ -401,6 +428,19 @@ pub(super) enum VersionVerb {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Bounds a version's new sessions from now on, on all nodes; resumes are free. What no flag
+    /// names stays as it is; without flags it is only shown.
+    Limit {
+        /// The version.
+        id: String,
+        #[command(flatten)]
+        limit: Limit,
+        /// Only check.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// All versions.
     List {
         /// Only those of this function.
@@ -444,9 +484,42 @@ fn span(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a number and ms, s, m, h or d, for example 90s".into())
 }
 
+/// Reads a number of sessions, or `none`.
+fn count(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        _ => text
+            .parse()
+            .map_err(|_| "write a whole number, or none for no limit".into()),
+    }
+}
+
+/// Reads a number per second, or `none`.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = match text {
+        "none" => Some(0.0),
+        _ => text.parse().ok(),
+    };
+    rate.filter(|rate| *rate == 0.0 || (0.001..=1e6).contains(rate))
+        .ok_or_else(|| "write 0.001 to 1000000, or none for no limit".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c_err_8_no_limit_is_said_as_a_word_or_as_zero() {
+        for none in ["none", "0"] {
+            assert_eq!(count(none), Ok(0));
+            assert_eq!(rate(none), Ok(0.0));
+        }
+        assert_eq!((count("7"), rate("0.5")), (Ok(7), Ok(0.5)));
+        for wrong in ["", "-1", "many", "NaN", "inf", "1e7", "0.0001"] {
+            assert!(count(wrong).is_err(), "{wrong}");
+            assert!(rate(wrong).unwrap_err().contains("none"), "{wrong}");
+        }
+    }
 
     #[test]
     fn spans_need_a_number_and_a_unit() {

@@ -2,12 +2,12 @@
 
 use super::client;
 use super::exit::{Code, Failure};
-use super::members;
 use super::nouns::{
     Ask, FunctionVerb, GroupVerb, KeyKind, KeyVerb, Noun, Output, Pin, Policy, SessionVerb,
     TenantVerb, VersionState, VersionVerb, WorkerVerb,
 };
 use super::table::{json, list, show};
+use super::{limits, members};
 use crate::admin::LAGGARDS;
 use crate::clock;
 use pontoon_proto::admin as pb;
@@ -61,7 +61,15 @@ const KEY: &[&str] = &[
     "expires_unix",
     "revoked",
 ];
-const VERSION: &[&str] = &[
+pub(super) const TENANT: &[&str] = &[
+    "id",
+    "name",
+    "sessions_now",
+    "limit.sessions_max",
+    "limit.rate",
+    "limit.burst",
+];
+pub(super) const VERSION: &[&str] = &[
     "id",
     "function_id",
     "state",
@@ -71,6 +79,10 @@ const VERSION: &[&str] = &[
     "policy.idle_ms",
     "policy.wait_ms",
     "policy.pin",
+    "sessions_now",
+    "limit.sessions_max",
+    "limit.rate",
+    "limit.burst",
 ];
 
 /// Runs one verb; the answer is what belongs on stdout.
@@ -178,7 +190,6 @@ async fn session(verb: SessionVerb) -> Answer {
 }
 
 async fn tenant(verb: TenantVerb) -> Answer {
-    const TENANT: &[&str] = &["id", "name"];
     match verb {
         TenantVerb::Create { name, id, ask } => {
             let request = pb::CreateTenantRequest {
@@ -194,6 +205,12 @@ async fn tenant(verb: TenantVerb) -> Answer {
             let reply = said(&ask, client.list_tenants(pb::ListTenantsRequest {}).await)?;
             Ok(list(ask.output, &reply.tenants, TENANT))
         }
+        TenantVerb::Limit {
+            name,
+            limit,
+            dry_run,
+            ask,
+        } => limits::tenant(name, limit, dry_run, ask).await,
     }
 }
 
@@ -312,6 +329,12 @@ async fn version(verb: VersionVerb) -> Answer {
             let reply = said(&ask, client.list_versions(request).await)?;
             Ok(list(ask.output, &reply.versions, VERSION))
         }
+        VersionVerb::Limit {
+            id,
+            limit,
+            dry_run,
+            ask,
+        } => limits::version(id, limit, dry_run, ask).await,
         VersionVerb::SetState {
             id,
             state,
@@ -353,7 +376,7 @@ fn on_the_wire(policy: &Policy) -> pb::VersionPolicy {
 }
 
 /// Says on stderr that nothing was changed, when that is so.
-fn would(dry_run: bool, what: &str) {
+pub(super) fn would(dry_run: bool, what: &str) {
     if dry_run {
         note(&format!(
             "dry run: nothing was changed; without --dry-run this would {what}"

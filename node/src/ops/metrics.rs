@@ -40,6 +40,15 @@ pub const CONNECT_RESULTS: [&str; 8] = [
     "unknown",
 ];
 
+/// What refused a new session (contract C-ERR-8): a limit, or a full queue.
+pub const OPENS_REFUSED: [&str; 5] = [
+    "tenant_sessions",
+    "tenant_rate",
+    "version_sessions",
+    "version_rate",
+    "queue",
+];
+
 /// A value that goes up and down.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicI64);
@@ -167,6 +176,7 @@ pub struct Metrics {
     pub worker_connect: Counters,
     pub worker_token_issued: Counter,
     pub client_connection_opened: Counter,
+    pub opens_refused: Counters,
     functions: Mutex<BTreeMap<Function, (u64, Instant)>>,
 }
 
@@ -189,6 +199,7 @@ impl Metrics {
             worker_connect: Counters::new("result", &CONNECT_RESULTS),
             worker_token_issued: Counter::default(),
             client_connection_opened: Counter::default(),
+            opens_refused: Counters::new("limit", &OPENS_REFUSED),
             functions: Mutex::default(),
         }
     }
@@ -321,6 +332,12 @@ impl Metrics {
                 sample(&mut out, &name, &[(family.label, value)], count);
             }
         }
+        let (name, family) = ("pontoon_opens_refused_total", &self.opens_refused);
+        header(&mut out, name, "New sessions refused, by limit.", "counter");
+        for (value, counter) in &family.values {
+            let count = counter.0.load(Relaxed) as f64;
+            sample(&mut out, name, &[(family.label, value)], count);
+        }
         self.render_functions(&mut out, now);
         out
     }
@@ -386,6 +403,7 @@ mod tests {
             "nvcf_grpc_proxy_service_worker_connection_closed_total{reason=\"client_closed\"} 0",
             "nvcf_grpc_proxy_service_session_init_seconds_total_count{is_reconnect=\"true\"} 0",
             "nvcf_grpc_proxy_service_worker_connect_token_age_seconds_bucket{result=\"ok\",le=\"+Inf\"} 0",
+            "pontoon_opens_refused_total{limit=\"tenant_rate\"} 0",
             "# TYPE function_request_total counter",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}");

@@ -2,12 +2,13 @@
 //!
 //! [`open`] makes a new one, [`resume`] joins an existing one, [`local`] counts this node's
 //! connections in each and proposes the edges `Enter` and `Leave`, [`watch`] acts on what the
-//! directories say, [`end`] ends one on request, `patience` says how long a group that gives no
-//! answer is waited for. A client connection holds a [`Joined`] for each of its sessions; dropping it
-//! leaves.
+//! directories say, [`end`] ends one on request, [`limits`] bounds new ones, `patience` says how long
+//! a group that gives no answer is waited for. A client connection holds a [`Joined`] for each of its
+//! sessions; dropping it leaves.
 
 pub mod end;
 mod joins;
+pub(crate) mod limits;
 pub mod local;
 pub mod open;
 mod patience;
@@ -17,7 +18,9 @@ pub mod watch;
 
 pub use local::Joined;
 
+use crate::ops::metrics::Metrics;
 use crate::tunnel::{Carries, Tunnels};
+use limits::Limits;
 use local::Locals;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, RegionId, RequestId, TenantId, VersionId};
@@ -95,13 +98,20 @@ struct Inner {
     region: String,
     locals: Locals,
     waiters: Waiters,
+    limits: Limits,
     started: Instant,
 }
 
 impl Sessions {
     /// Starts taking part: from now on the directories' effects are acted on.
-    pub fn start(cluster: Cluster, tunnels: Tunnels, region: &str) -> Sessions {
+    pub fn start(
+        cluster: Cluster,
+        tunnels: Tunnels,
+        region: &str,
+        metrics: Arc<Metrics>,
+    ) -> Sessions {
         let sessions = Sessions(Arc::new(Inner {
+            limits: Limits::new(cluster.clone(), metrics),
             cluster,
             tunnels,
             region: region.into(),

@@ -6,6 +6,7 @@
 //! bind one call twice. It is complete when its first tunnel is up; until then its id is shown to
 //! nobody.
 
+use super::limits::Pass;
 use super::patience::PAUSE;
 use super::watch::Waiter;
 use super::{Ask, GROUP_WAIT, Joined, Sessions, Target};
@@ -38,6 +39,15 @@ struct Opened {
     tunnel: Tunnel,
 }
 
+/// How an attempt in one region is made.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// It may wait in the queue.
+    wait: bool,
+    /// The session starts held.
+    absorbed: bool,
+}
+
 /// How an attempt in one region ended.
 enum Attempt {
     /// Bound, and the tunnel is up.
@@ -60,8 +70,9 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// `NoWorkerInTime` at the deadline, `RateExceeded` when the queue is full,
-    /// `DirectoryUnavailable` when no group can be asked or an outcome stays unknown.
+    /// `NoWorkerInTime` at the deadline, `LimitReached` when a limit of the tenant or of all versions
+    /// is exhausted, `RateExceeded` when the queue is full, `DirectoryUnavailable` when no group can
+    /// be asked or an outcome stays unknown.
     pub async fn open(&self, ask: &Ask) -> Result<Joined, Fault> {
         let opened = self.open_up(ask, false).await?;
         let target = opened.target;
@@ -80,7 +91,10 @@ impl Sessions {
 
     async fn open_up(&self, ask: &Ask, absorbed: bool) -> Result<Opened, Fault> {
         let mut why = Why::NoSlot;
+        let mut pass = self.0.limits.pass(ask.tenant);
         while !ask.left().is_zero() {
+            let allowed = pass.allowed(ask)?;
+            let ask: &Ask = &allowed;
             let (group, version, wait) = match self.choose(ask) {
                 Ok(choice) => choice,
                 // All groups are between leaders, or this node was paused for a moment.
@@ -91,9 +105,14 @@ impl Sessions {
                 }
                 Err(fault) => return Err(fault),
             };
-            match self.attempt(ask, &group, &version, wait, absorbed).await? {
+            if !pass.charge(version.id) {
+                continue;
+            }
+            let manner = Manner { wait, absorbed };
+            let attempt = self.attempt(ask, &group, &version, manner, &mut pass);
+            match attempt.await? {
                 Attempt::Up(opened) => return Ok(opened),
-                Attempt::Elsewhere(Why::QueueFull) => return Err(Fault::RateExceeded),
+                Attempt::Elsewhere(Why::QueueFull) => return Err(self.0.limits.queue_is_full()),
                 Attempt::Elsewhere(reason) => {
                     // A hint was stale, or a group is between leaders: look again, but not hotly.
                     why = reason;
@@ -153,8 +172,8 @@ impl Sessions {
         ask: &Ask,
         group: &Group<Directory>,
         version: &Version,
-        wait: bool,
-        absorbed: bool,
+        manner: Manner,
+        pass: &mut Pass<'_>,
     ) -> Result<Attempt, Fault> {
         let GroupId::Region(region) = group.id() else {
             return Err(Fault::Internal);
@@ -177,23 +196,29 @@ impl Sessions {
             at: self.0.cluster.at(),
             seq: self.0.locals.next_sequence(),
             asked: group.state().clock(),
-            wait_ms: if wait {
+            wait_ms: if manner.wait {
                 ask.left().as_millis().max(1) as u64
             } else {
                 0
             },
             window_ms: window.as_millis() as u64,
-            absorbed,
+            absorbed: manner.absorbed,
             window_asked: ask.window.is_some(),
         };
         let within = ask.left().min(GROUP_WAIT);
         let binding = match group.propose(open, within).await {
             Ok(proposed) => match proposed.reply {
-                Reply::Bound(binding) => binding,
-                Reply::Queued => match guard.wait_in_queue(ask).await? {
-                    Some(binding) => binding,
-                    None => return Ok(Attempt::Elsewhere(Why::NoSlot)),
-                },
+                Reply::Bound(binding) => {
+                    pass.shown();
+                    binding
+                }
+                Reply::Queued => {
+                    pass.shown();
+                    match guard.wait_in_queue(ask).await? {
+                        Some(binding) => binding,
+                        None => return Ok(Attempt::Elsewhere(Why::NoSlot)),
+                    }
+                }
                 Reply::NoSlot => return Ok(guard.nothing_there(Why::NoSlot)),
                 Reply::QueueFull => return Ok(guard.nothing_there(Why::QueueFull)),
                 Reply::Stale | Reply::Ended(_) => return Ok(guard.nothing_there(Why::Unavailable)),

@@ -80,6 +80,10 @@ impl Sessions {
             loop {
                 for (region, group) in sessions.0.cluster.regions() {
                     if watched.insert(region) {
+                        let (counting, of) = (sessions.clone(), group.clone());
+                        tasks::spawn(Kind::Critical, "session limits", async move {
+                            counting.watch_limits(of).await;
+                        });
                         let sessions = sessions.clone();
                         tasks::spawn(Kind::Critical, "session watch", async move {
                             sessions.watch(region, group).await;
@@ -128,7 +132,7 @@ impl Sessions {
                 self.0.waiters.wake(id);
                 self.ended_here(id);
             }
-            Effect::WorkerLost { .. } | Effect::BootOver { .. } => {}
+            Effect::WorkerLost { .. } | Effect::BootOver { .. } | Effect::Opened { .. } => {}
         }
     }
 

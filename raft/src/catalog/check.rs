@@ -1,7 +1,8 @@
 //! The invariants of the catalog, and its indexes against a full scan.
 
 use super::audit::AUDIT_MAX;
-use super::command::{KeyKind, Standing};
+use super::command::{KeyKind, LIMITS_FORMAT, Limit, Limited, Standing};
+use super::limit::LIMITS_MAX;
 use super::{Catalog, Indexes};
 
 /// Checks everything; the error names what is broken.
@@ -64,6 +65,20 @@ pub(super) fn check(catalog: &Catalog) -> Result<(), String> {
         KeyKind::Admin(_) => true,
     });
     ensure(founded, "a key opens what does not exist")?;
+    let owned = catalog.limits().all(|(of, limit)| {
+        let known = match of {
+            Limited::Tenant(id) => records.tenants.contains_key(&id),
+            Limited::Version(id) => records.versions.contains_key(&id),
+        };
+        known && limit != Limit::default()
+    });
+    ensure(owned, "a limit bounds nothing")?;
+    let room = if catalog.format() < LIMITS_FORMAT {
+        0
+    } else {
+        LIMITS_MAX
+    };
+    ensure(records.limits.len() <= room, "there are too many limits")?;
     ensure(
         records.audit.len() <= AUDIT_MAX,
         "the audit trail is too long",

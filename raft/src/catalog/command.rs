@@ -116,6 +116,57 @@ pub enum Command {
         /// What was done.
         what: String,
     },
+    /// Bounds the new sessions of a tenant or version, or lifts the bound; from format
+    /// [`LIMITS_FORMAT`] on.
+    SetLimit {
+        /// Whose sessions.
+        of: Limited,
+        /// What changes.
+        change: LimitChange,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+}
+
+/// The first entry format with limits: builds that write an older one know none.
+pub const LIMITS_FORMAT: u16 = 2;
+
+/// Whose sessions are limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Limited {
+    /// All of an account's.
+    Tenant(TenantId),
+    /// Those of one revision.
+    Version(VersionId),
+}
+
+/// How many sessions there may be, and how fast they may come. The default bounds nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Sessions that exist at once, waiting ones included; none: no limit.
+    pub sessions: Option<u64>,
+    /// New sessions per time; none: no limit.
+    pub rate: Option<Rate>,
+}
+
+/// A token bucket's size and stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// New sessions per 1,000 seconds, so that slow rates are whole numbers.
+    pub per_1000s: u64,
+    /// How many may come at once after a pause.
+    pub burst: u64,
+}
+
+/// What changes of a limit; what is none stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitChange {
+    /// Sessions at once; 0: no limit.
+    pub sessions: Option<u64>,
+    /// New sessions per 1,000 seconds; 0: no limit, and no burst.
+    pub per_1000s: Option<u64>,
+    /// How many may come at once. Without it a new rate may burst what it gives in one second.
+    pub burst: Option<u64>,
 }
 
 /// What a node with a fresh data folder says about itself.

@@ -12,7 +12,9 @@ mod audit;
 mod check;
 pub mod command;
 mod function;
+mod image;
 mod key;
+mod limit;
 mod node;
 mod region;
 mod settings;
@@ -23,11 +25,15 @@ mod valid;
 mod tests;
 
 pub use audit::Audit;
+pub use limit::LIMITS_MAX;
 pub use node::boot_before;
 pub use settings::Settings;
 
 use crate::machine::{Clock, Machine};
-use command::{Command, Effect, Function, Key, Node, Region, Reply, Standing, Tenant, Version};
+use command::{
+    Command, Effect, Function, Key, Limit, Limited, Node, Region, Reply, Standing, Tenant, Version,
+};
+use image::Image;
 use imbl::{OrdMap, OrdSet, Vector};
 use pontoon_proto::id::{FunctionId, KeyId, NodeId, RegionId, TenantId, VersionId};
 use serde::{Deserialize, Serialize};
@@ -41,8 +47,8 @@ pub struct Catalog {
     indexes: Indexes,
 }
 
-/// What snapshots and the state hash are made of.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// What snapshots and the state hash are made of; `image` writes them.
+#[derive(Clone, Debug, Default)]
 struct Records {
     clock: Clock,
     tenants: OrdMap<TenantId, Arc<Tenant>>,
@@ -53,6 +59,8 @@ struct Records {
     nodes: OrdMap<NodeId, Arc<Node>>,
     settings: Settings,
     audit: Vector<Arc<Audit>>,
+    /// Only those that bound something.
+    limits: OrdMap<Limited, Limit>,
 }
 
 /// What follows from the records.
@@ -64,24 +72,6 @@ struct Indexes {
     versions_of: OrdSet<(FunctionId, VersionId)>,
     region_by_name: OrdMap<String, RegionId>,
     node_by_name: OrdMap<String, NodeId>,
-}
-
-/// The records, as they are written and read again.
-#[derive(Serialize, Deserialize)]
-#[serde(transparent)]
-struct Image(Records);
-
-impl From<Catalog> for Image {
-    fn from(catalog: Catalog) -> Image {
-        Image(catalog.records)
-    }
-}
-
-impl From<Image> for Catalog {
-    fn from(Image(records): Image) -> Catalog {
-        let indexes = Indexes::of(&records);
-        Catalog { records, indexes }
-    }
 }
 
 impl Indexes {
@@ -188,6 +178,7 @@ impl Machine for Catalog {
                 self.log(index, "autopilot", what);
                 Ok(())
             }
+            Command::SetLimit { of, change, actor } => self.set_limit(index, of, change, &actor),
         };
         outcome.err().unwrap_or(Reply::Done)
     }
@@ -278,6 +269,11 @@ impl Catalog {
             .versions_of
             .range(all)
             .filter_map(|&(_, id)| self.version(id))
+    }
+
+    /// What bounds the sessions of a tenant or version; nothing unless somebody said so.
+    pub fn limit(&self, of: Limited) -> Limit {
+        self.records.limits.get(&of).copied().unwrap_or_default()
     }
 
     /// A region by its number, also one that is gone.

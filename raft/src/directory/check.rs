@@ -125,6 +125,7 @@ fn indexes(kept: &Indexes, fresh: &Indexes) -> Result<(), String> {
     same("stakes", &kept.stakes, &fresh.stakes)?;
     same("queue", &kept.queue, &fresh.queue)?;
     same("queued_by", &kept.queued_by, &fresh.queued_by)?;
+    same("tally", &kept.tally, &fresh.tally)?;
     same("free", &kept.free, &fresh.free)?;
     same("idlest", &kept.idlest, &fresh.idlest)?;
     same("pools", &kept.pools, &fresh.pools)?;

@@ -250,4 +250,13 @@ pub enum Effect {
         /// The newest that is over.
         at: NodeBoot,
     },
+    /// There is a new session, bound or queued.
+    Opened {
+        /// Whose.
+        tenant: TenantId,
+        /// On what.
+        version: VersionId,
+        /// Its entry node.
+        at: NodeBoot,
+    },
 }

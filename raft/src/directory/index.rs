@@ -10,9 +10,11 @@
 mod bulk;
 mod slots;
 mod stakes;
+mod tally;
 
 pub(super) use slots::Slots;
 pub(super) use stakes::{Stake, Stakes};
+pub(super) use tally::Tally;
 
 use super::expiry::{Due, Life};
 use super::queue::preemptible_from;
@@ -45,6 +47,8 @@ pub(super) struct Indexes {
     pub(super) free: OrdSet<(VersionId, u32, WorkerId)>,
     /// Ready workers with a preemptible session, the one that was held longest first.
     pub(super) idlest: OrdSet<(VersionId, Clock, WorkerId)>,
+    /// How many sessions each tenant and version has.
+    pub(super) tally: Tally,
     /// Sums per version.
     pub(super) pools: OrdMap<VersionId, Pool>,
     /// What the above know of each worker.
@@ -165,6 +169,12 @@ impl Indexes {
             return;
         };
         let (old, new) = (Keys::of(before), Keys::of(after));
+        match (before, after) {
+            (None, Some(session)) => self.tally.add(session.tenant, session.version),
+            (Some(session), None) => self.tally.remove(session.tenant, session.version),
+            // A session's tenant and version never change.
+            _ => {}
+        }
         for (at, stake) in stakes(before) {
             if !stakes(after).any(|one| one == (at, stake)) {
                 self.stakes.remove(at, stake);

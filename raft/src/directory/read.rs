@@ -8,7 +8,7 @@ use super::index::Stake;
 use super::session::{Session, State};
 use super::worker::Worker;
 use super::{Directory, Found};
-use pontoon_proto::id::{NodeBoot, NodeId, RegionId, RequestId, VersionId, WorkerId};
+use pontoon_proto::id::{NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId};
 
 impl Directory {
     /// Whose directory this is.
@@ -73,6 +73,16 @@ impl Directory {
     /// How many sessions there are, queued ones included, and those that are yet to be swept.
     pub fn sessions_len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// How many sessions of a tenant there are, counted as in [`Self::sessions_len`].
+    pub fn sessions_of_tenant(&self, tenant: TenantId) -> u64 {
+        self.indexes.tally.of_tenant(tenant)
+    }
+
+    /// How many sessions of a version there are, counted as in [`Self::sessions_len`].
+    pub fn sessions_of_version(&self, version: VersionId) -> u64 {
+        self.indexes.tally.of_version(version)
     }
 
     /// The sessions of a worker, by slot.

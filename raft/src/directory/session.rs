@@ -17,7 +17,7 @@
 //! ([`Session::settled`]), and readers see through them
 //! ([`Directory::hold`](super::Directory::hold)).
 
-use super::command::{Binding, EndReason, Reply};
+use super::command::{Binding, Effect, EndReason, Reply};
 use super::{Directory, Found, Life, SESSIONS_MAX, Step};
 use crate::machine::Clock;
 use imbl::OrdMap;
@@ -297,6 +297,7 @@ impl Step<'_> {
         if self.state.queued(version) == 0
             && let Some(worker) = self.pick(version)
         {
+            self.announce(&session, at);
             return Reply::Bound(self.bind(session, worker, at, seq));
         }
         if wait.is_zero() {
@@ -305,6 +306,7 @@ impl Step<'_> {
         if !self.state.has_room(version, session.tenant) {
             return Reply::QueueFull;
         }
+        self.announce(&session, at);
         self.enqueue(session, at, seq, wait);
         self.serve(version);
         match self.state.find(id) {
@@ -312,6 +314,15 @@ impl Step<'_> {
             Found::Ended(reason) => Reply::Ended(reason),
             Found::Unknown => Reply::NotFound,
         }
+    }
+
+    /// Tells the other nodes of a new session, so that limits on their rate count it.
+    fn announce(&mut self, session: &Session, at: NodeBoot) {
+        self.effects.push(Effect::Opened {
+            tenant: session.tenant,
+            version: session.version,
+            at,
+        });
     }
 
     /// The proposer gave up: whatever became of its open ends, and no late copy revives it.

@@ -1,7 +1,8 @@
 //! The state hash: it covers every bit of every record.
 
+use super::limits::set;
 use super::rules::{World, client, key, node, region, worker};
-use crate::catalog::command::Reply;
+use crate::catalog::command::{Command, LIMITS_FORMAT, Limited, Reply};
 use crate::catalog::{Catalog, Records};
 use crate::machine::{Machine, flipped, reborn};
 use imbl::OrdMap;
@@ -10,7 +11,11 @@ use std::sync::Arc;
 /// A catalog with records of every kind.
 fn varied() -> Catalog {
     let mut world = World::with_two_tenants();
+    let format = LIMITS_FORMAT;
+    let of = Limited::Tenant(pontoon_proto::id::TenantId(uuid::Uuid::from_u128(1)));
     for command in [
+        Command::RaiseFormat { format },
+        set(of, Some(5), Some(1_000), Some(2)),
         key(31, 1, client(1, &[11])),
         key(32, 2, worker(2, 22)),
         region(1, "here", &[1, 2, 3]),
@@ -57,11 +62,17 @@ fn a_bit_in_any_record_changes_the_state_hash() {
         nodes,
         settings,
         audit,
+        limits,
     } = state.records.clone();
     planted_all!(&state, tenants, keys, functions, versions, regions, nodes);
     for (place, record) in audit.iter().enumerate() {
         planted(&state, "audit", flipped(&**record), |other, one| {
             other.audit.set(place, Arc::new(one));
+        });
+    }
+    for (of, limit) in limits {
+        planted(&state, "limits", flipped(&limit), |other, one| {
+            other.limits.insert(of, one);
         });
     }
     planted(&state, "settings", flipped(&settings), |other, one| {
@@ -78,7 +89,7 @@ fn a_record_more_or_less_changes_the_state_hash() {
         *map = map.without_min().1;
     }
     let state = varied();
-    let changes: [fn(&mut Records); 7] = [
+    let changes: [fn(&mut Records); 8] = [
         |records| first(&mut records.tenants),
         |records| first(&mut records.keys),
         |records| first(&mut records.functions),
@@ -86,6 +97,7 @@ fn a_record_more_or_less_changes_the_state_hash() {
         |records| first(&mut records.regions),
         |records| first(&mut records.nodes),
         |records| drop(records.audit.pop_front()),
+        |records| first(&mut records.limits),
     ];
     for (number, change) in changes.iter().enumerate() {
         let mut other = state.clone();

@@ -1,6 +1,7 @@
 //! Tests of the catalog: scripts per rule, and replicas against each other.
 
 mod hash;
+mod limits;
 mod members;
 mod pins;
 mod rules;

@@ -159,6 +159,15 @@ fn commands() -> Vec<Command> {
         Command::Note {
             what: "node 1 votes in region 1".into(),
         },
+        Command::SetLimit {
+            of: Limited::Version(VersionId(id(4))),
+            change: LimitChange {
+                sessions: Some(100),
+                per_1000s: Some(2_500),
+                burst: None,
+            },
+            actor: actor(),
+        },
     ]
 }
 
@@ -177,7 +186,7 @@ fn replies() -> Vec<Reply> {
     ]
 }
 
-/// A state with something of everything.
+/// A state with something of everything that the first format has.
 fn state() -> Catalog {
     let mut state = Catalog::new();
     let keys = kinds().into_iter().zip(10..);
@@ -185,7 +194,7 @@ fn state() -> Catalog {
     let lasting = commands().into_iter().filter(|command| {
         let removes = matches!(
             command,
-            Command::RemoveNode { .. } | Command::RemoveRegion { .. }
+            Command::RemoveNode { .. } | Command::RemoveRegion { .. } | Command::SetLimit { .. }
         );
         !removes
     });
@@ -197,18 +206,47 @@ fn state() -> Catalog {
     state
 }
 
+/// The same under a newer format, with limits.
+fn limited_state() -> Catalog {
+    let mut state = state();
+    let format = LIMITS_FORMAT;
+    let limit = |of| Command::SetLimit {
+        of,
+        change: LimitChange {
+            sessions: Some(10),
+            per_1000s: Some(500),
+            burst: Some(7),
+        },
+        actor: actor(),
+    };
+    let commands = [
+        Command::PutNode(Node { format, ..node() }),
+        Command::RaiseFormat { format },
+        limit(Limited::Tenant(TenantId(id(1)))),
+        limit(Limited::Version(VersionId(id(4)))),
+    ];
+    for (command, index) in commands.into_iter().zip(100..) {
+        let reply = state.apply(index, Clock(index * 100), command, &mut Vec::new());
+        assert_eq!(reply, Reply::Done);
+    }
+    state.check().unwrap();
+    state
+}
+
 #[test]
 fn what_a_catalog_writes_keeps_its_bytes() {
     let mut golden = Golden::of("catalog-");
     golden.variants("command", Kind::Command, Catalog::KIND, &commands());
     golden.variants("reply", Kind::Reply, Catalog::KIND, &replies());
-    let state = state();
-    let mut bytes = Vec::new();
-    codec::write_state(&state, &mut bytes).unwrap();
-    let found = golden.bytes("state", &bytes);
-    let found: Catalog = codec::read_state(&found[..]).unwrap();
-    found.check().unwrap();
-    assert_eq!(found.digest(), state.digest());
+    for (name, state) in [("state", state()), ("state-limits", limited_state())] {
+        let mut bytes = Vec::new();
+        codec::write_state(&state, &mut bytes).unwrap();
+        let found = golden.bytes(name, &bytes);
+        let found: Catalog = codec::read_state(&found[..]).unwrap();
+        found.check().unwrap();
+        assert_eq!(found.digest(), state.digest());
+        assert!(found.limits().eq(state.limits()));
+    }
     golden.end();
 }
 
@@ -220,5 +258,9 @@ fn values_keep_their_places_in_the_log() {
     places(&[Pin::Connection, Pin::Never]);
     places(&[Survive::Region, Survive::Zone]);
     places(&[Pace::Lan, Pace::Wan]);
+    places(&[
+        Limited::Tenant(TenantId(id(1))),
+        Limited::Version(VersionId(id(1))),
+    ]);
     places(&[Standing::Member, Standing::Dead, Standing::Removed]);
 }

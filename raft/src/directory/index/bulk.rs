@@ -27,6 +27,9 @@ impl Indexes {
         for worker in image.workers.values() {
             indexes.worker_changed(None, Some(worker));
         }
+        for session in sessions(image) {
+            indexes.tally.add(session.tenant, session.version);
+        }
         indexes.fill_stakes(image);
         indexes.fill_slots(image);
         indexes.fill_times(image);
