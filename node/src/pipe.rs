@@ -222,7 +222,8 @@ impl Body for Reader {
 
     fn size_hint(&self) -> SizeHint {
         let state = self.0.lock();
-        if state.end == End::Whole {
+        // Trailers need chunks, which a body of a known length goes without.
+        if state.end == End::Whole && state.trailers.is_none() {
             return SizeHint::with_exact(state.len as u64);
         }
         SizeHint::default()
@@ -277,10 +278,12 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-after", "all".parse().unwrap());
         writer.finish(Some(trailers));
-        assert_eq!(reader.size_hint().exact(), Some(6));
+        assert_eq!(reader.size_hint().exact(), None);
         let read = reader.collect().await.unwrap();
         assert_eq!(read.trailers().unwrap()["x-after"], "all");
         assert_eq!(read.to_bytes(), "onetwo");
         assert!(whole(Bytes::new()).is_end_stream());
+        let three = whole(Bytes::from_static(b"one"));
+        assert_eq!(three.size_hint().exact(), Some(3));
     }
 }

@@ -493,4 +493,67 @@ mod tests {
         for_client(&mut headers, id, None);
         assert!(!headers.contains_key("set-cookie"));
     }
+
+    #[test]
+    fn c_fwd_9_a_worker_may_be_told_the_clients_address() {
+        for (peer, tls, forwarded, of) in [
+            (
+                "192.0.2.7:4711",
+                true,
+                "for=192.0.2.7;proto=https;host=\"example.com:10081\"",
+                "192.0.2.7",
+            ),
+            (
+                "[2001:db8::1]:4711",
+                false,
+                "for=\"[2001:db8::1]\";proto=http;host=\"example.com:10081\"",
+                "2001:db8::1",
+            ),
+        ] {
+            let told = Introduction {
+                client: Some(Origin {
+                    peer: peer.parse().unwrap(),
+                    tls,
+                }),
+                ..introduction()
+            };
+            let forged = request(&[("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=x")]);
+            let out = for_worker(&forged, &told).unwrap();
+            assert_eq!(out.headers()["forwarded"], forwarded);
+            assert_eq!(out.headers()["x-forwarded-for"], of);
+            assert_eq!(out.headers()["x-forwarded-host"], "example.com:10081");
+        }
+    }
+
+    #[test]
+    fn c_rsp_2_cookies_are_secure_over_tls_and_cross_site_where_that_is_wanted() {
+        let plain = CookiePolicy::default();
+        assert_eq!(plain.attributes(false), "Path=/; SameSite=Lax");
+        assert_eq!(plain.attributes(true), "Path=/; SameSite=Lax; Secure");
+        let hidden = CookiePolicy {
+            http_only: true,
+            ..plain
+        };
+        assert_eq!(hidden.attributes(false), "Path=/; SameSite=Lax; HttpOnly");
+        let abroad = CookiePolicy {
+            cross_site: true,
+            ..plain
+        };
+        for tls in [false, true] {
+            let attributes = "Path=/; SameSite=None; Secure; Partitioned";
+            assert_eq!(abroad.attributes(tls), attributes);
+        }
+    }
+
+    #[test]
+    fn c_fwd_4_over_http_1_1_the_authority_is_the_host_and_cookies_are_one_line() {
+        let mut out = dressed(&[("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]);
+        over_http1(&mut out);
+        assert_eq!(out.version(), Version::HTTP_11);
+        assert_eq!(out.uri(), "/pkg.Service/Method?q=1");
+        assert_eq!(out.headers()["host"], "example.com:10081");
+        assert_eq!(out.headers()["connection"], "te");
+        let cookies: Vec<_> = out.headers().get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
 }

@@ -110,6 +110,8 @@ async fn exchange(
         let one = message(&vec![b'x'; asked.number("size").unwrap_or(1) as usize]);
         for sent in 0..count {
             if asked.number("reset-after") == Some(sent) {
+                // A reset overtakes what waits in front of it, the head too.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 out.send_reset(Reason::INTERNAL_ERROR);
                 return Ok(());
             }
