@@ -311,9 +311,13 @@ async fn broken(target: Target) -> Checked {
     let call = target.ask("POST", "/broken").with("x-echo-messages", "10");
     let call = call
         .with("x-echo-size", "1000")
-        .with("x-echo-reset-after", "3");
-    let mut raw = Raw::say(&target, &text_of(&call, "Content-Length: 0\r\n")).await?;
+        .with("x-echo-reset-after", "3")
+        .with("x-echo-late", "1");
+    let chunked = text_of(&call, "Transfer-Encoding: chunked\r\n");
+    let mut raw = Raw::say(&target, &chunked).await?;
     let head = raw.head().await?;
+    let end = raw.0.write_all(b"0\r\n\r\n").await;
+    ensure!(end.is_ok(), "the request's end is taken: {end:?}");
     ensure!(
         head.starts_with("HTTP/1.1 200"),
         "the answer begins: {head}"

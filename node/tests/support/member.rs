@@ -57,7 +57,7 @@ impl Settings {
     #[track_caller]
     pub fn at_new_ports(mut self) -> Settings {
         let listen = self.0["listen"].as_table_mut().expect("a table");
-        for (_, address) in listen.iter_mut() {
+        for (_, address) in listen.iter_mut().filter(|(_, value)| value.is_str()) {
             *address = free().into();
         }
         self

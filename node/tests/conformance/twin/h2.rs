@@ -147,7 +147,12 @@ async fn exchange(
     } else {
         None
     };
+    // Of what the connection has attached, the protocol of an extended CONNECT goes on.
+    let protocol = parts.extensions.remove::<::h2::ext::Protocol>();
     parts.extensions.clear();
+    if let Some(protocol) = protocol {
+        parts.extensions.insert(protocol);
+    }
     let (answer, mut out) = sender.send_request(Request::from_parts(parts, ()), ends)?;
     let up = async {
         let sent = match kept {
