@@ -54,6 +54,10 @@ pub(super) enum End {
 }
 
 /// What came of waiting for the answer's head.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for the moment in which the head is taken apart"
+)]
 enum Head {
     Answer(Response<Source>),
     Client(Option<Reason>),

@@ -221,21 +221,21 @@ struct Http2 {
 }
 
 impl<J: Joins> Calls<J> {
-    /// Answers a request for `h2c` that can become stream 1; others are served as they are.
-    fn go_on_in_http2(&self, request: Request<Incoming>) -> Result<(), Request<Incoming>> {
+    /// Takes a request for `h2c` that can become stream 1; gives back others, to be served as they are.
+    fn go_on_in_http2(&self, request: Request<Incoming>) -> Option<Request<Incoming>> {
         if !self.clear || !asks_for_h2c(&request) {
-            return Err(request);
+            return Some(request);
         }
         let (parts, body) = request.into_parts();
         let frames = upgrade::stream_1(&parts);
         let mut request = Request::from_parts(parts, body);
         let Ok(frames) = frames else {
-            return Err(request);
+            return Some(request);
         };
         let upgrade = hyper::upgrade::on(&mut request);
         let mut becomes = self.becomes.lock().unwrap_or_else(PoisonError::into_inner);
         *becomes = Some(Http2 { upgrade, frames });
-        Ok(())
+        None
     }
 }
 
@@ -269,8 +269,8 @@ impl<J: Joins> Service<Request<Incoming>> for Calls<J> {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.heard.store(false, Ordering::Relaxed);
         request = match self.go_on_in_http2(request) {
-            Ok(()) => return Box::pin(std::future::ready(Ok(switching()))),
-            Err(request) => request,
+            Some(request) => request,
+            None => return Box::pin(std::future::ready(Ok(switching()))),
         };
         self.cx.counters.calls_total.up();
         let upgrade = request.headers().contains_key(UPGRADE);
