@@ -55,6 +55,11 @@ fn c_wsp_2_no_credential_is_passed_on_and_nothing_is_selected_that_was_not_offer
 }
 
 #[test]
+fn c_lsn_5_a_proxy_header_is_bounded_and_judged_once() {
+    fuzz("proxy_header");
+}
+
+#[test]
 fn k_con_3_a_text_is_a_ticket_only_if_it_can_be_printed() {
     fuzz("ticket");
 }

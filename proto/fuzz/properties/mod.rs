@@ -15,6 +15,7 @@ mod id;
 mod key;
 mod lines;
 mod protocols;
+mod proxy_header;
 mod ticket;
 
 /// One parser, and what must hold for it.
@@ -33,6 +34,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target("id", id::check),
     target("key", key::check),
     target("protocols", protocols::check),
+    target("proxy_header", proxy_header::check),
     target("ticket", ticket::check),
 ];
 
