@@ -3,94 +3,19 @@
 //! The format in the settings says what follows the first part, so that a catalog in which no entry
 //! of a newer format was applied is written as older builds write it, and read by them.
 
-use super::command::{Function, Key, LIMITS_FORMAT, Limit, Limited, Node, Region, Tenant, Version};
-use super::{Audit, Catalog, Indexes, Records, Settings};
-use crate::machine::Clock;
-use imbl::{OrdMap, Vector};
-use pontoon_proto::id::{FunctionId, KeyId, NodeId, RegionId, TenantId, VersionId};
+use super::command::LIMITS_FORMAT;
+use super::{Catalog, Indexes, Records};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-use std::sync::Arc;
 
 /// A catalog without its indexes.
 pub(super) struct Image(Records);
 
-/// What every format has.
-#[derive(Serialize, Deserialize)]
-struct First {
-    clock: Clock,
-    tenants: OrdMap<TenantId, Arc<Tenant>>,
-    keys: OrdMap<KeyId, Arc<Key>>,
-    functions: OrdMap<FunctionId, Arc<Function>>,
-    versions: OrdMap<VersionId, Arc<Version>>,
-    regions: OrdMap<RegionId, Arc<Region>>,
-    nodes: OrdMap<NodeId, Arc<Node>>,
-    settings: Settings,
-    audit: Vector<Arc<Audit>>,
-}
-
-/// What follows from [`LIMITS_FORMAT`] on.
-type Second = OrdMap<Limited, Limit>;
-
-impl First {
-    fn has_limits(&self) -> bool {
-        self.settings.format >= LIMITS_FORMAT
-    }
-
-    fn with(self, limits: Second) -> Records {
-        let First {
-            clock,
-            tenants,
-            keys,
-            functions,
-            versions,
-            regions,
-            nodes,
-            settings,
-            audit,
-        } = self;
-        Records {
-            clock,
-            tenants,
-            keys,
-            functions,
-            versions,
-            regions,
-            nodes,
-            settings,
-            audit,
-            limits,
-        }
-    }
-
-    fn of(records: &Records) -> (First, Second) {
-        let Records {
-            clock,
-            tenants,
-            keys,
-            functions,
-            versions,
-            regions,
-            nodes,
-            settings,
-            audit,
-            limits,
-        } = records.clone();
-        let first = First {
-            clock,
-            tenants,
-            keys,
-            functions,
-            versions,
-            regions,
-            nodes,
-            settings,
-            audit,
-        };
-        (first, limits)
-    }
+/// Whether limits follow the first part.
+fn has_limits(records: &Records) -> bool {
+    records.settings.format >= LIMITS_FORMAT
 }
 
 impl From<Catalog> for Image {
@@ -108,13 +33,13 @@ impl From<Image> for Catalog {
 
 impl Serialize for Image {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let (first, limits) = First::of(&self.0);
-        if !first.has_limits() {
-            return first.serialize(to);
+        let records = &self.0;
+        if !has_limits(records) {
+            return records.serialize(to);
         }
         let mut parts = to.serialize_tuple(2)?;
-        parts.serialize_element(&first)?;
-        parts.serialize_element(&limits)?;
+        parts.serialize_element(records)?;
+        parts.serialize_element(&records.limits)?;
         parts.end()
     }
 }
@@ -136,11 +61,10 @@ impl<'de> Visitor<'de> for Parts {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Image, A::Error> {
         let missing = || A::Error::custom("a part of the catalog is missing");
-        let first: First = parts.next_element()?.ok_or_else(missing)?;
-        let limits = match first.has_limits() {
-            true => parts.next_element()?.ok_or_else(missing)?,
-            false => Second::default(),
-        };
-        Ok(Image(first.with(limits)))
+        let mut records: Records = parts.next_element()?.ok_or_else(missing)?;
+        if has_limits(&records) {
+            records.limits = parts.next_element()?.ok_or_else(missing)?;
+        }
+        Ok(Image(records))
     }
 }

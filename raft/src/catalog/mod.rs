@@ -48,7 +48,9 @@ pub struct Catalog {
 }
 
 /// What snapshots and the state hash are made of; `image` writes them.
-#[derive(Clone, Debug, Default)]
+///
+/// What serde skips came with a later format: `image` puts it behind the rest where that is in force.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Records {
     clock: Clock,
     tenants: OrdMap<TenantId, Arc<Tenant>>,
@@ -59,7 +61,8 @@ struct Records {
     nodes: OrdMap<NodeId, Arc<Node>>,
     settings: Settings,
     audit: Vector<Arc<Audit>>,
-    /// Only those that bound something.
+    /// Only those that bound something. From `LIMITS_FORMAT` on.
+    #[serde(skip)]
     limits: OrdMap<Limited, Limit>,
 }
 
