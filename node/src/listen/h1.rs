@@ -22,13 +22,13 @@ use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context as TaskContext, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::task::Poll;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+use tokio_util::io::InspectReader;
 
 /// How many header lines a request may have; more are answered with 431. Each costs 32 bytes while
 /// the head is read.
@@ -56,10 +56,12 @@ where
     let becomes = Arc::new(Mutex::new(None));
     // Bytes have come that no request is made of yet.
     let heard = Arc::new(AtomicBool::new(false));
-    let io = Heard {
-        io,
-        heard: Arc::clone(&heard),
-    };
+    let hears = Arc::clone(&heard);
+    let io = InspectReader::new(io, move |bytes: &[u8]| {
+        if !bytes.is_empty() {
+            hears.store(true, Ordering::Relaxed);
+        }
+    });
     let service = Calls {
         cx: Arc::clone(&cx),
         connection: Arc::clone(&connection),
@@ -123,7 +125,7 @@ enum Ran {
 
 /// Runs the codec. It is gone when this returns, and with it every request that waits for an answer.
 async fn run<J: Joins, IO>(
-    serving: http1::UpgradeableConnection<TokioIo<Heard<IO>>, Calls<J>>,
+    serving: http1::UpgradeableConnection<TokioIo<IO>, Calls<J>>,
     connection: &Connection<J::Joined>,
     heard: &AtomicBool,
     draining: &mut Draining,
@@ -293,56 +295,5 @@ impl<J: Joins> Service<Request<Incoming>> for Calls<J> {
                 Ok(None) | Err(_) => Err(Cut),
             }
         })
-    }
-}
-
-/// Notes that bytes came.
-struct Heard<IO> {
-    io: IO,
-    heard: Arc<AtomicBool>,
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Heard<IO> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Heard<IO> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }
