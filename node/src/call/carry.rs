@@ -38,8 +38,6 @@ pub(super) enum End {
     Whole(StatusCode),
     /// The client reset the stream or left.
     Cancelled,
-    /// The same, before the worker was told.
-    Left(Option<Reason>),
     /// The worker reset the stream; so did we.
     WorkerReset(Reason),
     /// The tunnel broke before any answer; nothing was sent to the client.
@@ -58,7 +56,7 @@ pub(super) enum End {
     clippy::large_enum_variant,
     reason = "it lives for the moment in which the head is taken apart"
 )]
-enum Head {
+pub(super) enum Head {
     Answer(Response<Source>),
     Client(Option<Reason>),
     Worker(Failure),
@@ -141,10 +139,15 @@ impl Exchange {
             Head::Client(reason) => return self.cancel(reason),
             Head::Worker(failure) => return self.failed_before_head(failure),
         };
-        let status = head.status;
         dress(&mut head.headers);
+        self.answered(Response::from_parts(head, ()), body).await
+    }
+
+    /// Begins the client's answer with the worker's head, and carries the rest.
+    pub(super) async fn answered(&mut self, head: Response<()>, body: Source) -> End {
+        let status = head.status();
         let ends = body.is_end();
-        let sink = match self.respond.begin(Response::from_parts(head, ()), ends) {
+        let sink = match self.respond.begin(head, ends) {
             Ok(sink) => sink,
             Err(reason) => return self.cancel(reason),
         };
@@ -152,7 +155,6 @@ impl Exchange {
         if let Some(up) = &mut self.up {
             up.keep_no_longer();
         }
-
         self.carry(status).await
     }
 
@@ -206,7 +208,7 @@ impl Exchange {
     }
 
     /// Waits for the answer's head; the request goes on, interim answers pass.
-    fn poll_head(&mut self, cx: &mut Context<'_>, answer: &mut Answer) -> Poll<Head> {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>, answer: &mut Answer) -> Poll<Head> {
         if let Poll::Ready(reason) = self.respond.poll_reset(cx) {
             return Poll::Ready(Head::Client(reason));
         }
@@ -237,14 +239,7 @@ impl Exchange {
             Poll::Ready(Err(Stop::Sink(reason))) => return Poll::Ready(Carried::Client(reason)),
             _ => {}
         }
-        let up = self.up.as_mut().filter(|_| *listens);
-        let Some(up) = up else {
-            return match down.is_done() {
-                true => Poll::Ready(Carried::Whole),
-                false => Poll::Pending,
-            };
-        };
-        {
+        if let Some(up) = self.up.as_mut().filter(|_| *listens) {
             match up.poll(cx) {
                 Poll::Ready(Err(Stop::Source(failure))) => {
                     return Poll::Ready(Carried::Client(failure.reason));
@@ -253,7 +248,8 @@ impl Exchange {
                 _ => {}
             }
         }
-        if down.is_done() && (up.is_done() || !*listens) {
+        let up_is_done = !*listens || self.up.as_ref().is_none_or(Flow::is_done);
+        if down.is_done() && up_is_done {
             return Poll::Ready(Carried::Whole);
         }
         Poll::Pending
@@ -271,7 +267,7 @@ impl Exchange {
         End::Cancelled
     }
 
-    fn failed_before_head(&mut self, failure: Failure) -> End {
+    pub(super) fn failed_before_head(&mut self, failure: Failure) -> End {
         match failure.reason {
             Some(Reason::REFUSED_STREAM) if failure.reset => End::Failed { again: true },
             Some(reason) if failure.reset => {

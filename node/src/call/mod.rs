@@ -94,14 +94,14 @@ pub(crate) async fn serve<J: Joins>(
     let (parts, body) = request.into_parts();
     let mut story = Story::begins(connection.number, &parts);
     let mut exchange = Exchange::new(body, respond);
-    let asked = Asked::of(&parts);
-    let switches = exchange.switches();
     let ending = if let Some((response, trailers)) =
         local::answer(&parts, draining.stage() == Stage::Serving)
     {
         exchange.answer(response, trailers);
         Ending::Here
     } else {
+        let asked = Asked::of(&parts);
+        let switches = exchange.switches();
         let next = prepare(&cx, &connection, &parts, switches, &mut story);
         let next = AssertUnwindSafe(next).catch_unwind();
         let next = tokio::select! {
@@ -146,7 +146,7 @@ async fn prepare<J: Joins>(
     switches: bool,
     story: &mut Story,
 ) -> Result<Next<J>, Lost> {
-    let upgrade = Upgrade::wanted(parts, switches, random::bytes())?;
+    let upgrade = Upgrade::wanted(parts, switches, random::bytes)?;
     let head = Head::read(&parts.headers);
     cx.counters.ignored(head.ignored);
     let caller = authenticate(cx, head.credential?).await?;

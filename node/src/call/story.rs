@@ -77,7 +77,7 @@ impl Story {
                 counters.fault(*fault);
                 ("fault", Some(*fault), None)
             }
-            Ending::LeftEarly | Ending::Carried(End::Cancelled | End::Left(_)) => {
+            Ending::LeftEarly | Ending::Carried(End::Cancelled) => {
                 counters.calls_cancelled.up();
                 ("cancelled", None, None)
             }

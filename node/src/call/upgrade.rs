@@ -4,7 +4,7 @@
 //! Pure, but for [`Exchange::upgrade`].
 
 use super::answer::Answer;
-use super::carry::{End, Exchange};
+use super::carry::{End, Exchange, Head};
 use super::dress;
 use super::flow::Flow;
 use crate::pipe;
@@ -16,7 +16,6 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use pontoon_proto::fault::Fault;
 use std::future::poll_fn;
-use std::task::Poll;
 
 /// The key of a WebSocket handshake, and what proves that a server understood it.
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -45,13 +44,13 @@ impl Upgrade {
     pub(super) fn wanted(
         request: &request::Parts,
         switches: bool,
-        random: [u8; 16],
+        random: impl FnOnce() -> [u8; 16],
     ) -> Result<Option<Self>, Fault> {
         if request.method == Method::CONNECT {
             let protocol = request.extensions.get::<h2::ext::Protocol>();
             return match protocol {
                 Some(protocol) if protocol.as_str() == "websocket" => {
-                    let key = HeaderValue::from_str(&STANDARD.encode(random));
+                    let key = HeaderValue::from_str(&STANDARD.encode(random()));
                     let key = key.map_err(|_| Fault::Internal)?;
                     Ok(Some(Upgrade::ExtendedConnect(key)))
                 }
@@ -137,19 +136,11 @@ impl Exchange {
     ) -> End {
         let request = request.map(|()| pipe::whole(Bytes::new()));
         let mut answer = Answer::over_h1(lent, request);
-        let head = poll_fn(|cx| {
-            if let Poll::Ready(reason) = self.respond.poll_reset(cx) {
-                return Poll::Ready(Err(End::Left(reason)));
-            }
-            let answer = answer.poll(cx, |interim| self.respond.inform(interim));
-            answer.map_err(|failure| End::Failed {
-                again: failure.left_out,
-            })
-        });
-        let mut answer = match head.await {
-            Ok(answer) => answer,
-            Err(End::Left(reason)) => return self.cancel(reason),
-            Err(end) => return end,
+        let head = poll_fn(|cx| self.poll_head(cx, &mut answer)).await;
+        let mut answer = match head {
+            Head::Answer(answer) => answer,
+            Head::Client(reason) => return self.cancel(reason),
+            Head::Worker(failure) => return self.failed_before_head(failure),
         };
         let switched = (answer.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut answer));
@@ -157,16 +148,8 @@ impl Exchange {
         let mut head = Response::from_parts(parts, ());
         let protocol = head.headers().get(UPGRADE).cloned();
         ours(head.headers_mut());
-        let status = head.status();
         let Some(worker) = switched else {
-            return match self.respond.begin(head, body.is_end()) {
-                Ok(sink) => {
-                    let ended = body.is_end();
-                    self.down = Some(Flow::new(body, sink, ended));
-                    self.carry(status).await
-                }
-                Err(reason) => self.cancel(reason),
-            };
+            return self.answered(head, body).await;
         };
         if !upgrade.agreed(&mut head, protocol) {
             return End::Failed { again: false };
@@ -191,7 +174,7 @@ impl Exchange {
         let (from_worker, to_worker) = super::ends::raw(worker);
         self.up = Some(Flow::new(from_client, to_worker, false));
         self.down = Some(Flow::new(from_worker, to_client, false));
-        self.carry(status).await
+        self.carry(StatusCode::SWITCHING_PROTOCOLS).await
     }
 }
 
@@ -222,7 +205,7 @@ mod tests {
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "websocket"),
         ];
-        let wanted = Upgrade::wanted(&request("GET", &both), true, [0; 16]).unwrap();
+        let wanted = Upgrade::wanted(&request("GET", &both), true, || [0; 16]).unwrap();
         let wanted = wanted.unwrap();
         assert!(wanted.is_websocket());
         let mut out = Request::new(());
@@ -230,7 +213,7 @@ mod tests {
         assert_eq!(out.headers()["connection"], "Upgrade");
         assert_eq!(out.headers()["upgrade"], "websocket");
         for (headers, switches) in [(&both[..1], true), (&both[1..], true), (&both[..], false)] {
-            let none = Upgrade::wanted(&request("GET", headers), switches, [0; 16]);
+            let none = Upgrade::wanted(&request("GET", headers), switches, || [0; 16]);
             assert_eq!(none, Ok(None));
         }
     }
@@ -239,18 +222,20 @@ mod tests {
     fn c_err_14_a_connect_is_a_websocket_or_not_supported() {
         let mut connect = request("CONNECT", &[]);
         assert_eq!(
-            Upgrade::wanted(&connect, true, [0; 16]),
+            Upgrade::wanted(&connect, true, || [0; 16]),
             Err(Fault::NotSupported)
         );
         let protocol = h2::ext::Protocol::from_static("connect-udp");
         connect.extensions.insert(protocol);
         assert_eq!(
-            Upgrade::wanted(&connect, true, [0; 16]),
+            Upgrade::wanted(&connect, true, || [0; 16]),
             Err(Fault::NotSupported)
         );
         let protocol = h2::ext::Protocol::from_static("websocket");
         connect.extensions.insert(protocol);
-        let wanted = Upgrade::wanted(&connect, true, [7; 16]).unwrap().unwrap();
+        let wanted = Upgrade::wanted(&connect, true, || [7; 16])
+            .unwrap()
+            .unwrap();
         let mut out = Request::new(());
         wanted.ask(&mut out);
         assert_eq!(out.method(), "GET");
