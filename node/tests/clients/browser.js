@@ -86,17 +86,8 @@ const socket = ({ url, protocols, say }) =>
       assert.match(seen.trailers, /grpc-status:0/);
     },
   };
-  let failed = 0;
-  for (const [name, run] of Object.entries(cases)) {
-    try {
-      await run();
-      console.log("ok", name);
-    } catch (error) {
-      failed += 1;
-      console.log("not ok", name, error);
-    }
-  }
+  const code = await require("./cases")(cases);
   await browser.close();
   pages.close();
-  process.exit(failed ? 1 : 0);
+  process.exit(code);
 })();

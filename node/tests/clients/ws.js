@@ -65,16 +65,4 @@ const cases = {
   },
 };
 
-(async () => {
-  let failed = 0;
-  for (const [name, run] of Object.entries(cases)) {
-    try {
-      await run();
-      console.log("ok", name);
-    } catch (error) {
-      failed += 1;
-      console.log("not ok", name, error);
-    }
-  }
-  process.exit(failed ? 1 : 0);
-})();
+require("./cases")(cases).then(process.exit);

@@ -27,14 +27,7 @@ pub const ROWS: &[Row] = &[
         wires: Wires::H1,
         needs: Needs::Client,
         check: check!(selection),
-        twin: Twin::AnswerText(|text| {
-            let lines = text.split("\r\n").filter(|line| {
-                !line
-                    .to_ascii_lowercase()
-                    .starts_with("sec-websocket-protocol")
-            });
-            lines.collect::<Vec<_>>().join("\r\n")
-        }),
+        twin: Twin::AnswerText(|text| without(&text, "sec-websocket-protocol")),
     },
     Row {
         id: "C-RID-1/item",
@@ -64,14 +57,7 @@ pub const ROWS: &[Row] = &[
         wires: Wires::H1,
         needs: Needs::Client,
         check: check!(echoes),
-        twin: Twin::AnswerText(|text| {
-            let lines = text.split("\r\n").filter(|line| {
-                !line
-                    .to_ascii_lowercase()
-                    .starts_with("sec-websocket-accept")
-            });
-            lines.collect::<Vec<_>>().join("\r\n")
-        }),
+        twin: Twin::AnswerText(|text| without(&text, "sec-websocket-accept")),
     },
     Row {
         id: "C-ERR-6/websocket",
@@ -88,6 +74,13 @@ pub const ROWS: &[Row] = &[
         twin: Twin::Flaw(Flaw::Patient),
     },
 ];
+
+/// A head without the lines of this name.
+fn without(head: &str, name: &str) -> String {
+    let is_other = |line: &&str| !line.to_ascii_lowercase().starts_with(name);
+    let lines = head.split("\r\n").filter(is_other);
+    lines.collect::<Vec<_>>().join("\r\n")
+}
 
 /// The two items that say what a call has to say.
 fn own_items(target: &Target) -> String {
