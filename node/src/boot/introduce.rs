@@ -9,7 +9,7 @@ use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{Command, Node, Reply, Standing};
 use pontoon_raft::cluster::Cluster;
 use pontoon_raft::group::FORMAT;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -119,16 +119,6 @@ fn needing(state: &Catalog, cluster: &Cluster) -> Vec<(String, Option<Duration>)
     needing
 }
 
-/// Everybody who is a member of some group, as this node's replicas see it.
-fn members(cluster: &Cluster) -> BTreeSet<NodeId> {
-    let regions = cluster.regions();
-    let of_regions = regions.iter().map(|(_, group)| group.status());
-    of_regions
-        .chain([cluster.catalog().status()])
-        .flat_map(|status| status.voters.into_iter().chain(status.learners))
-        .collect()
-}
-
 /// Whether the catalog says that this folder's time is over.
 fn expelled(state: &Catalog, config: &Config, cluster: &Cluster) -> Option<String> {
     let node = state.node(cluster.at().node)?;
@@ -199,21 +189,18 @@ async fn announce(
     }
 }
 
-/// Where the other nodes are. A removed one stays in the table while it is a member of a group:
+/// Where the other nodes are. A removed one stays in the table while it may be a member of a group:
 /// whoever shall lead there instead of it needs its vote, and it has to be told that it has none.
 fn places(state: &Catalog, config: &Config, cluster: &Cluster) -> BTreeMap<NodeId, Place> {
     let mut places = member_places(config);
-    let members = members(cluster);
     for node in state.nodes() {
-        if node.standing == Standing::Removed && !members.contains(&node.at.node) {
-            places.remove(&node.at.node);
-            continue;
-        }
         let place = Place {
             name: node.name.clone(),
             address: node.peer.clone(),
         };
         places.insert(node.at.node, place);
     }
+    let wanted = cluster.wanted_peers();
+    places.retain(|node, _| wanted.contains(node));
     places
 }

@@ -25,7 +25,7 @@ pub(super) async fn follow(inner: Weak<Inner>) {
         changed.mark_unchanged();
         let state = inner.catalog.state();
         inner.keeper.format.store(state.format(), Ordering::Release);
-        let roster: Vec<NodeId> = inner.known().into_iter().collect();
+        let roster: Vec<NodeId> = inner.wanted_peers().into_iter().collect();
         inner.keeper.roster.store(Arc::new(roster));
         for region in state.all_regions() {
             let followed = inner.follow_region(region).await;

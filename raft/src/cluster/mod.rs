@@ -235,6 +235,12 @@ impl Cluster {
         &self.0.keeper.identity
     }
 
+    /// The nodes that this one may have to reach; removed ones are among them while a group that may
+    /// need them can't be seen to have let go of them.
+    pub fn wanted_peers(&self) -> BTreeSet<NodeId> {
+        self.0.wanted_peers()
+    }
+
     /// The numbers that the first members have, with their regions.
     pub fn founders(&self) -> &[Place] {
         &self.0.founders
@@ -302,15 +308,23 @@ impl Cluster {
 }
 
 impl Inner {
-    /// All nodes of the cluster: the first members and those of the catalog, without the removed.
-    fn known(&self) -> BTreeSet<NodeId> {
+    /// Whom this node may have to reach: the nodes of the cluster, and removed ones while a group has
+    /// them. A group that has not taken this node in does not show it who its members are, and the
+    /// one that leads it may be any of those that were removed.
+    fn wanted_peers(&self) -> BTreeSet<NodeId> {
         let state = self.catalog.state();
-        let here = |node: &NodeId| !follow::is_removed(&state, *node);
-        let founders = self.founders.iter().map(|place| place.node);
-        founders
-            .chain(state.nodes().map(|node| node.at.node))
-            .filter(here)
-            .collect()
+        let regions = self.regions.load();
+        let of_regions = regions.values().map(Group::status);
+        let mut members = BTreeSet::new();
+        let mut outside = false;
+        for status in of_regions.chain([self.catalog.status()]) {
+            let all: BTreeSet<NodeId> = status.voters.into_iter().chain(status.learners).collect();
+            outside |= !all.contains(&self.boots.at().node);
+            members.extend(all);
+        }
+        let wanted =
+            |node: &NodeId| outside || members.contains(node) || !follow::is_removed(&state, *node);
+        self.ever_known().into_iter().filter(wanted).collect()
     }
 
     /// Whoever may have something in a directory: a node that was removed leaves it behind.
