@@ -6,7 +6,7 @@ use pontoon_raft::catalog::command::{self as catalog, Admission, Node, Standing,
 use pontoon_raft::cluster::{Cluster, Member, Options};
 use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::{Command, Reply};
-use pontoon_raft::group::{FORMAT, Group, Timing};
+use pontoon_raft::group::{FORMAT, Group, ProposeError, Timing};
 use pontoon_raft::identity::Identity;
 use pontoon_raft::machine::Machine;
 use std::collections::BTreeMap;
@@ -302,8 +302,14 @@ impl Nodes {
     pub async fn mark(&self, number: u32, region: u16, seed: u8) -> RequestId {
         let id = request(region, seed);
         let group = self.group(number, region);
-        let marked = group.propose(Command::CancelOpen { id }, LONG).await;
-        let reply = marked.unwrap().reply;
+        // A leader that goes leaves outcomes unknown; the same id may be cancelled again.
+        let reply = eventually("a mark's outcome", || async {
+            match group.propose(Command::CancelOpen { id }, LONG / 4).await {
+                Err(ProposeError::Unknown) => None,
+                marked => Some(marked.unwrap().reply),
+            }
+        })
+        .await;
         assert!(matches!(reply, Reply::Done | Reply::Ended(_)), "{reply:?}");
         id
     }
