@@ -3,11 +3,13 @@
 //! Figures go to stdout, everything else to stderr. Every process that a command starts ends with it,
 //! also after Ctrl-C and errors.
 
-use crate::bench::{failover, opens};
+use crate::bench::{calls, failover, opens};
 use crate::cluster::Error;
+use crate::part::Part;
 use clap::Parser;
 use std::io::Write as _;
 use std::process::ExitCode;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What a shell says of a command that Ctrl-C ended.
@@ -26,10 +28,15 @@ enum Command {
     /// Measures one thing beside the systems that do the same.
     #[command(subcommand)]
     Bench(Bench),
+    /// Serves as one end of a benchmark; `bench` starts it.
+    #[command(subcommand, hide = true)]
+    Part(Part),
 }
 
 #[derive(clap::Subcommand, Debug)]
 enum Bench {
+    /// What a proxied call costs, beside other proxies and the least that a proxy can do.
+    Calls(calls::Options),
     /// Durable session opens per second through three nodes, beside etcd and NATS.
     Opens(opens::Options),
     /// The time without a leader after the leader was killed, beside etcd.
@@ -39,9 +46,11 @@ enum Bench {
 /// Runs the command of this process's arguments and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let mut runtime = match cli.command {
+        Command::Bench(_) => Builder::new_multi_thread(),
+        Command::Part(_) => Builder::new_current_thread(),
+    };
+    let runtime = runtime.enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(run(cli.command)),
         Err(error) => Err(Error(format!("cannot start threads: {error}"))),
@@ -66,6 +75,8 @@ async fn run(command: Command) -> Result<Option<String>, Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let work = async {
         match command {
+            Command::Part(part) => part.run().await.map(|()| String::new()),
+            Command::Bench(Bench::Calls(options)) => calls::run(&options).await,
             Command::Bench(Bench::Opens(options)) => opens::run(&options).await,
             Command::Bench(Bench::Failover(options)) => failover::run(&options).await,
         }

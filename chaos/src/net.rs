@@ -7,8 +7,8 @@
 use crate::cluster::Error;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use tokio::net::TcpStream;
 pub(crate) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+pub(crate) use tokio::net::{TcpListener, TcpStream};
 
 /// Above the well-known ports and those of common services, below Linux's ephemeral range, which
 /// begins at 32,768.
@@ -19,7 +19,27 @@ const DRAWS_MAX: u32 = 64;
 
 /// Connects to a port of this machine, without Nagle's wait.
 pub(crate) async fn dial(port: u16) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(local(port)).await?;
+    dial_to(local(port)).await
+}
+
+/// Connects, without Nagle's wait.
+pub(crate) async fn dial_to(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Listens, with room for thousands that come at once.
+pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4_096)
+}
+
+/// The next connection, without Nagle's wait.
+pub(crate) async fn accept(listener: &TcpListener) -> std::io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

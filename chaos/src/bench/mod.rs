@@ -1,9 +1,10 @@
 //! Figures: what is measured, against what, and how it is printed.
 //!
-//! [`opens`] measures durable writes, [`failover`] the time without a leader. Both measure in rounds,
-//! with the systems taking turns, so that a busy moment of the machine hits all of them alike; a figure
+//! [`calls`] measures what a proxied call costs, [`opens`] durable writes, [`failover`] the time without
+//! a leader. They measure in rounds, with the systems taking turns, so that a busy moment of the machine hits all of them alike; a figure
 //! is the median over the rounds. [`load`] drives clients, [`report`] prints.
 
+pub mod calls;
 pub mod disk;
 pub mod failover;
 pub mod load;
@@ -22,6 +23,12 @@ pub enum Other {
     Etcd,
     /// NATS 2.15 JetStream.
     Nats,
+    /// HAProxy.
+    Haproxy,
+    /// nginx.
+    Nginx,
+    /// Envoy.
+    Envoy,
 }
 
 /// What every benchmark is told.

@@ -2,14 +2,16 @@
 //!
 //! [`pontoon`] is ours and [`directory`] how sessions are opened in it, [`etcd`] and [`nats`] are those
 //! that ours is measured beside, each with the smallest client that writes one value and waits for the
-//! acknowledgement. [`process`] starts and ends what they consist of, [`folder`] is where they write.
+//! acknowledgement. [`proxies`] are those that forward calls. [`process`] starts and ends what they consist of, [`folder`] is where they write.
 
+pub mod debs;
 pub mod directory;
 pub mod etcd;
 pub mod folder;
 pub mod nats;
 pub mod pontoon;
 pub mod process;
+pub mod proxies;
 pub mod wheels;
 
 use crate::clock;
@@ -31,6 +33,11 @@ const EVERY: Duration = Duration::from_millis(50);
 pub struct Error(pub String);
 
 impl Error {
+    /// A system that others make can't be had.
+    pub(crate) fn without(self, system: &str) -> Self {
+        Self(format!("{self}; leave {system} out with --skip"))
+    }
+
     /// Something went wrong with a file or folder.
     pub(crate) fn file(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
         Self(format!("cannot {what} {}: {error}", path.display()))

@@ -38,6 +38,9 @@ struct Node {
     name: String,
     process: Process,
     peer: u16,
+    client: u16,
+    client_tls: u16,
+    worker: u16,
     admin: AdminClient<InterceptedService<Channel, Token>>,
 }
 
@@ -81,9 +84,27 @@ pub fn program(given: Option<PathBuf>) -> Result<PathBuf, Error> {
     }
 }
 
+/// A function with one worker.
+#[derive(Debug)]
+pub struct Served {
+    /// The worker's sidecar.
+    pub sidecar: Process,
+    /// A client's key.
+    pub key: String,
+    /// The function's id.
+    pub function: String,
+    /// Its version's.
+    pub version: String,
+}
+
 impl Pontoon {
     /// Starts three nodes below `home` and waits until their groups work.
     pub async fn start(home: &Path, program: &Path) -> Result<Self, Error> {
+        Self::start_with(home, program, "").await
+    }
+
+    /// The same, with further tables of the configuration, which all nodes share.
+    pub async fn start_with(home: &Path, program: &Path, tables: &str) -> Result<Self, Error> {
         let folder = Folder::inside(home)?;
         let mut ports = Ports::default();
         let (join_token, admin_token) = (hex(&random::<16>()?), hex(&random::<16>()?));
@@ -108,15 +129,18 @@ impl Pontoon {
             .map_err(|_| Error("a token of hex digits is no header value".to_owned()))?;
         let mut nodes = Vec::new();
         for (name, peer) in names.into_iter().zip(peers) {
-            let (client, worker) = (local(ports.take()?), local(ports.take()?));
+            let (client, client_tls, worker) = (ports.take()?, ports.take()?, ports.take()?);
             let (admin, ops) = (ports.take()?, local(ports.take()?));
             let config = format!(
                 "name = \"{name}\"\nregion = \"{REGION}\"\ndata_dir = {:?}\n\n\
                  [cluster]\nname = \"bench\"\njoin_token_file = {path:?}\n\
                  admin_token_sha256 = \"{digest}\"\ntiming = \"lan\"\n{members}\n\
-                 [listen]\nclient = \"{client}\"\nworker = \"{worker}\"\npeer = \"{}\"\n\
-                 admin = \"{}\"\nops = \"{ops}\"\n",
+                 [listen]\nclient = \"{}\"\nclient_tls = \"{}\"\nworker = \"{}\"\npeer = \"{}\"\n\
+                 admin = \"{}\"\nops = \"{ops}\"\n\n{tables}",
                 folder.path().join(&name),
+                local(client),
+                local(client_tls),
+                local(worker),
                 local(peer),
                 local(admin),
             );
@@ -126,6 +150,9 @@ impl Pontoon {
                 process: start(&folder, program, &name)?,
                 name,
                 peer,
+                client,
+                client_tls,
+                worker,
                 admin: AdminClient::with_interceptor(channel(admin)?, Token(token.clone()))
                     .max_decoding_message_size(64 << 20),
             });
@@ -142,6 +169,86 @@ impl Pontoon {
     /// The processes.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
         self.nodes.iter().map(|node| &node.process)
+    }
+
+    /// Where a node's clients come in clear text.
+    pub fn client(&self, node: usize) -> u16 {
+        self.nodes[node].client
+    }
+
+    /// Where a node's clients come over TLS, if the configuration has a certificate for them.
+    pub fn client_tls(&self, node: usize) -> u16 {
+        self.nodes[node].client_tls
+    }
+
+    /// Makes a function, and starts a sidecar for its worker at this port of this machine.
+    pub async fn serve(&self, worker: u16, slots: u32) -> Result<Served, Error> {
+        let mut admin = self.admin(0);
+        let tenant = timed(pb::CreateTenantRequest {
+            name: "bench".to_owned(),
+            id: String::new(),
+        });
+        let tenant_id = admin.create_tenant(tenant).await?.into_inner().id;
+        let function = timed(pb::CreateFunctionRequest {
+            tenant_id: tenant_id.clone(),
+            name: "echo".to_owned(),
+            id: String::new(),
+        });
+        let function = admin.create_function(function).await?.into_inner().id;
+        let version = timed(pb::CreateVersionRequest {
+            function_id: function.clone(),
+            id: String::new(),
+            policy: Some(pb::VersionPolicy {
+                slots,
+                ..Default::default()
+            }),
+        });
+        let version = admin.create_version(version).await?.into_inner().id;
+        let key = async |kind: &str, version_id: &str| {
+            let request = timed(pb::CreateKeyRequest {
+                kind: kind.to_owned(),
+                tenant_id: tenant_id.clone(),
+                subject: "bench".to_owned(),
+                version_id: version_id.to_owned(),
+                ..Default::default()
+            });
+            let reply = self.admin(0).create_key(request).await?;
+            Ok::<_, Error>(reply.into_inner().secret)
+        };
+        let (client_key, worker_key) = (key("client", "").await?, key("worker", &version).await?);
+        let file = self.folder.path().join("worker-key");
+        std::fs::write(&file, worker_key).map_err(|error| Error::file("write", &file, &error))?;
+        let nodes = self.nodes.iter().map(|node| local(node.worker).to_string());
+        let nodes = nodes.collect::<Vec<_>>().join(",");
+        let (worker, slots) = (local(worker).to_string(), slots.to_string());
+        let file = file.display().to_string();
+        let sidecar = Process::start(
+            "sidecar",
+            self.folder.path(),
+            &self.program,
+            [
+                "sidecar",
+                "--exit-with-stdin",
+                "--worker",
+                &worker,
+                "--nodes",
+                &nodes,
+                "--region",
+                REGION,
+                "--slots",
+                &slots,
+                "--health",
+                "tcp",
+                "--worker-key-file",
+                &file,
+            ],
+        )?;
+        Ok(Served {
+            sidecar,
+            key: client_key,
+            function,
+            version,
+        })
     }
 
     /// Kills a node with SIGKILL.

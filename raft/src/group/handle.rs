@@ -376,8 +376,7 @@ impl<M: Machine> Group<M> {
     /// better. A replica that was dropped from the group gets no entries, and believes for ever that
     /// it votes.
     pub fn needs_me(&self) -> bool {
-        let voters = self.status().voters;
-        voters.contains(&self.core().me) && !self.0.beats.no_vote()
+        self.status().votes && !self.0.beats.no_vote()
     }
 
     /// For people.
@@ -391,6 +390,7 @@ impl<M: Machine> Group<M> {
             leader: core.leader(),
             voters: members.voter_ids().map(node_of).collect(),
             learners: members.learner_ids().map(node_of).collect(),
+            votes: members.voter_ids().any(|member| member == core.member),
             term: metrics.current_term,
             last_log: metrics.last_log_index.unwrap_or(0),
             committed: index(&metrics.local_committed),
@@ -564,6 +564,8 @@ pub struct Status {
     pub voters: Vec<NodeId>,
     /// Who only listens.
     pub learners: Vec<NodeId>,
+    /// Whether this replica votes; a node may vote by an earlier member only, whose data is gone.
+    pub votes: bool,
     /// The present term.
     pub term: u64,
     /// The last entry in this replica's log.

@@ -1,0 +1,257 @@
+//! What calls go through: nothing, the floors, other proxies, ours.
+
+use super::load::{Caller, Endpoint};
+use crate::bench::Common;
+use crate::cluster::folder::Folder;
+use crate::cluster::pontoon::{self, Pontoon};
+use crate::cluster::process::Process;
+use crate::cluster::proxies::Proxy;
+use crate::cluster::{Error, wait_for};
+use crate::net::{self, Ports};
+use http::{HeaderMap, HeaderValue};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// The sessions of one worker: one for each connection of any measurement.
+const SLOTS: u32 = 16_384;
+
+/// Nothing of ours closes a connection in the midst of a measurement.
+const PATIENT: &str = "[limits]\nidle_ms = 3600000\n";
+
+/// What can be between a client and the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Nothing.
+    Direct,
+    /// The floor of a sidecar.
+    Copy,
+    /// The floor of a node.
+    Forward,
+    /// The same two hops as ours: forwarder, then copy.
+    Chain,
+    /// Another proxy.
+    Other(Proxy),
+    /// A node and a sidecar.
+    Pontoon,
+    /// The same, with clients that come over TLS.
+    PontoonTls,
+}
+
+impl Way {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Way::Direct => "direct",
+            Way::Copy => "tcp copy",
+            Way::Forward => "forwarder",
+            Way::Chain => "forwarder + tcp copy",
+            Way::Other(Proxy::Haproxy) => "haproxy",
+            Way::Other(Proxy::Nginx) => "nginx",
+            Way::Other(Proxy::Envoy) => "envoy",
+            Way::Pontoon => "pontoon",
+            Way::PontoonTls => "pontoon, TLS",
+        }
+    }
+}
+
+/// Where programs and data are.
+pub(super) struct Place {
+    home: PathBuf,
+    pontoon: PathBuf,
+    own: PathBuf,
+}
+
+/// One way to a worker of its own.
+pub(super) struct System {
+    pub(super) way: Way,
+    pub(super) endpoint: Endpoint,
+    worker: Process,
+    hops: Vec<Process>,
+    cluster: Option<Pontoon>,
+    // Dropped last: the processes write into it.
+    _folder: Folder,
+}
+
+impl Place {
+    pub(super) fn new(common: &Common) -> Result<Self, Error> {
+        Ok(Self {
+            home: common.home()?,
+            pontoon: pontoon::program(common.pontoon.clone())?,
+            own: std::env::current_exe().map_err(|error| Error(error.to_string()))?,
+        })
+    }
+
+    /// Starts everything, and calls once.
+    pub(super) async fn start(&self, way: Way) -> Result<System, Error> {
+        let folder = Folder::inside(&self.home)?;
+        let mut ports = Ports::default();
+        let worker = ports.take()?;
+        let part = |name: &str, arguments: &[u16]| {
+            let addresses = arguments.iter().map(|port| net::local(*port).to_string());
+            let words = ["part".to_owned(), name.to_owned()].into_iter();
+            Process::start(name, folder.path(), &self.own, words.chain(addresses))
+        };
+        let mut system = System {
+            way,
+            endpoint: plain(worker),
+            worker: part("echo", &[worker])?,
+            hops: Vec::new(),
+            cluster: None,
+            _folder: Folder::inside(&self.home)?,
+        };
+        match way {
+            Way::Direct => {}
+            Way::Copy | Way::Forward => {
+                let port = ports.take()?;
+                let name = if way == Way::Copy { "copy" } else { "forward" };
+                system.hops.push(part(name, &[port, worker])?);
+                system.endpoint = plain(port);
+            }
+            Way::Chain => {
+                let (near, far) = (ports.take()?, ports.take()?);
+                system.hops.push(part("forward", &[near, far])?);
+                system.hops.push(part("copy", &[far, worker])?);
+                system.endpoint = plain(near);
+            }
+            Way::Other(proxy) => {
+                let port = ports.take()?;
+                let started = proxy.start(&self.home, &folder, port, worker).await?;
+                system.hops.push(started);
+                system.endpoint = plain(port);
+            }
+            Way::Pontoon | Way::PontoonTls => {
+                let tls = way == Way::PontoonTls;
+                let (tables, trusted) = match tls {
+                    true => self.certificates(folder.path()).await?,
+                    false => (String::new(), None),
+                };
+                let tables = format!("{PATIENT}\n{tables}");
+                let cluster = Pontoon::start_with(&self.home, &self.pontoon, &tables).await?;
+                let served = cluster.serve(worker, SLOTS).await?;
+                let mut headers = HeaderMap::new();
+                for (name, value) in [
+                    ("authorization", format!("Bearer {}", served.key)),
+                    ("function-id", served.function),
+                    ("function-version-id", served.version),
+                ] {
+                    let value = HeaderValue::from_str(&value);
+                    headers.insert(name, value.map_err(|error| Error(error.to_string()))?);
+                }
+                let port = if tls {
+                    cluster.client_tls(0)
+                } else {
+                    cluster.client(0)
+                };
+                system.endpoint = Endpoint {
+                    port,
+                    headers,
+                    tls: trusted,
+                };
+                system.hops.push(served.sidecar);
+                system.cluster = Some(cluster);
+            }
+        }
+        system._folder = folder;
+        system.answers().await?;
+        Ok(system)
+    }
+
+    /// Makes the certificates of a node; its configuration, and what its clients trust.
+    async fn certificates(
+        &self,
+        folder: &Path,
+    ) -> Result<(String, Option<Arc<ClientConfig>>), Error> {
+        let (ca, node) = (folder.join("ca"), folder.join("node"));
+        for (first, rest) in [
+            (
+                ["cert", "ca", "--cluster", "bench", "--out"],
+                vec![ca.clone()],
+            ),
+            (
+                ["cert", "node", "--name", "home-1", "--out"],
+                vec![node.clone(), "--ca".into(), ca.clone()],
+            ),
+        ] {
+            let mut command = tokio::process::Command::new(&self.pontoon);
+            crate::cluster::process::run(command.args(first).args(rest)).await?;
+        }
+        let tables = format!(
+            "[tls]\nclient_cert_file = {:?}\nclient_key_file = {:?}\n",
+            node.join("node.pem"),
+            node.join("node.key"),
+        );
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(ca.join("ca.pem"));
+        let authority = authority.map_err(|error| Error(error.to_string()))?;
+        roots
+            .add(authority)
+            .map_err(|error| Error(error.to_string()))?;
+        let mut trusted = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        trusted.alpn_protocols = vec![b"h2".to_vec()];
+        Ok((tables, Some(Arc::new(trusted))))
+    }
+}
+
+impl System {
+    /// Waits for a call that is answered.
+    async fn answers(&mut self) -> Result<(), Error> {
+        let endpoint = self.endpoint.clone();
+        let message = super::load::message(16);
+        let first = wait_for(self.way.name(), async || {
+            let call = async { Caller::connect(&endpoint).await?.call(&message).await };
+            match tokio::time::timeout(Duration::from_secs(20), call).await {
+                Ok(called) => called,
+                Err(_) => Err(Error("no answer".to_owned())),
+            }
+        });
+        let first = first.await;
+        for process in self.hops.iter_mut().chain([&mut self.worker]) {
+            process.alive()?;
+        }
+        first
+    }
+
+    /// Connections to it.
+    pub(super) async fn callers(&self, number: usize) -> Result<Vec<Caller>, Error> {
+        let mut callers = Vec::with_capacity(number);
+        for _ in 0..number {
+            callers.push(Caller::connect(&self.endpoint).await?);
+        }
+        Ok(callers)
+    }
+
+    /// What is between the client and the worker, the nearest to the client first.
+    pub(super) fn hops(&self) -> Vec<&Process> {
+        let node = self
+            .cluster
+            .iter()
+            .flat_map(|cluster| cluster.processes().take(1));
+        node.chain(&self.hops).collect()
+    }
+
+    /// The CPU time of each of them.
+    pub(super) fn cpu(&self) -> Vec<Duration> {
+        let hops = self.hops().into_iter();
+        hops.map(|hop| hop.cpu().unwrap_or_default()).collect()
+    }
+
+    /// The memory of whoever holds a client's connection; the worker itself where nothing is between.
+    pub(super) fn memory(&self) -> u64 {
+        let hops = self.hops();
+        let first = hops.first().copied().unwrap_or(&self.worker);
+        first.memory().unwrap_or_default()
+    }
+}
+
+fn plain(port: u16) -> Endpoint {
+    Endpoint {
+        port,
+        headers: HeaderMap::new(),
+        tls: None,
+    }
+}
