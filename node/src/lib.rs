@@ -14,6 +14,7 @@ pub mod config;
 pub mod demo;
 pub mod dev;
 pub mod drain;
+mod gather;
 pub mod listen;
 pub mod net;
 pub mod ops;

@@ -70,7 +70,7 @@ pub(super) async fn locate<J: Joins>(
     }
     let ask = &question.ask;
     if !question.pins {
-        let joined = within(ask, cx.sessions.open(ask)).await?;
+        let joined = within(ask, Box::pin(cx.sessions.open(ask))).await?;
         let held = connection.hold_new(&Arc::new(joined), ask);
         return ready(held, question).await.map_err(Lost::from);
     }
@@ -90,7 +90,7 @@ pub(super) async fn existing<J: Joins>(
 ) -> Result<Option<Located<J::Joined>>, Lost> {
     match question.head.session {
         Wanted::Any => Ok(None),
-        Wanted::Cookie => by_cookie(cx, connection, question).await,
+        Wanted::Cookie => Box::pin(by_cookie(cx, connection, question)).await,
         Wanted::Named(id) => match join(cx, connection, question, id).await {
             Ok(located) => Ok(Some(located)),
             Err(fault) => {

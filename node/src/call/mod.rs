@@ -179,7 +179,7 @@ async fn prepare<J: Joins>(
         pins: terms.pins && !head.absorb && upgrade.is_none(),
     };
     if head.absorb && (parts.method == Method::POST || parts.method == Method::DELETE) {
-        return absorb(cx, connection, &parts.method, &question).await;
+        return Box::pin(absorb(cx, connection, &parts.method, &question)).await;
     }
     let located = locate::locate(cx, connection, &question).await?;
     story.session = Some(located.held.joined.id());
@@ -321,9 +321,7 @@ async fn carry_it<J: Joins>(
             (Some(upgrade), Wire::H1(lent)) => {
                 upgrade.ask(&mut request);
                 let offered = &parts.headers;
-                exchange
-                    .upgrade(upgrade, request, lent, offered, dress)
-                    .await
+                Box::pin(exchange.upgrade(upgrade, request, lent, offered, dress)).await
             }
             (_, wire) => exchange.attempt(request, wire, dress).await,
         };

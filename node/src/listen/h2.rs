@@ -11,6 +11,7 @@ use crate::call::respond::Respond;
 use crate::call::{self, Connection, Context, Joins, h2_settings};
 use crate::clock;
 use crate::drain::{Draining, Stage};
+use crate::gather::Gather;
 use crate::tasks::{self, Kind};
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, server};
@@ -113,6 +114,9 @@ where
         sweep: now,
         cut: None,
     };
+    let mut gather = Gather::default();
+    let timer = tokio::time::sleep_until(now);
+    tokio::pin!(timer);
     loop {
         let now = clock::now();
         let (calls, idle_since) = connection.idle();
@@ -145,6 +149,9 @@ where
             None if calls == 0 => idle_since + limits.idle,
             _ => ends.unwrap_or(now + limits.idle),
         });
+        if timer.deadline() != due || timer.is_elapsed() {
+            timer.as_mut().reset(due);
+        }
         let next_stage = if going == Some(CloseReason::Drained) {
             Stage::Stopped
         } else {
@@ -168,7 +175,7 @@ where
                     Trouble::SlowHead => CloseReason::SlowHead,
                 };
             }
-            accepted = h2.accept() => match accepted {
+            accepted = poll_fn(|cx| gather.poll(cx, |cx| h2.poll_accept(cx))) => match accepted {
                 Some(Ok((request, respond))) => {
                     cx.counters.calls_total.up();
                     let draining = draining.clone();
@@ -193,7 +200,7 @@ where
                 timers.ping = clock::now() + limits.ping_every;
             }
             () = connection.hurry.notified() => timers.sweep = clock::now(),
-            () = tokio::time::sleep_until(due) => {
+            () = timer.as_mut() => {
                 let now = clock::now();
                 if now >= timers.ping {
                     if timers.ping_open {

@@ -14,14 +14,17 @@ use super::pulse::{Pulse, Verdict};
 use super::wire::{Carries, Slot, Speaks};
 use super::{Shared, Spoken, Tunnel};
 use crate::call::h2_settings::{CONNECTION_WINDOW, HEADER_LIST_MAX, STREAM_WINDOW};
+use crate::gather::Gather;
 use crate::ops::metrics::{Entered, Metrics};
 use crate::session::Target;
 use crate::{clock, tasks};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::Either;
 use h2::client::Connection;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -163,13 +166,14 @@ struct Run {
 impl Run {
     async fn http2(self, mut connection: Connection<Metered, Bytes>) {
         let life = &self.life;
+        let mut gather = Gather::default();
         let mut pulse = Pulse::default();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let ended = loop {
             tokio::select! {
                 () = life.close.cancelled() => break None,
-                result = &mut connection => break Some(result),
+                result = poll_fn(|cx| gather.poll(cx, |cx| connection.poll_unpin(cx))) => break Some(result),
                 _ = look.tick() => {
                     let received = life.meter.received();
                     let in_use = !life.parked.load(Ordering::Relaxed);
