@@ -77,12 +77,12 @@ where
     let (io, alarm) = Guard::new(io, limits.handshake);
     let settings = h2_settings::towards_client(limits.streams_max, limits.header_list);
     let handshake = tokio::time::timeout(limits.handshake, settings.handshake::<_, Bytes>(io));
-    let Ok(Ok(h2)) = handshake.await else {
+    let Ok(Ok(h2)) = Box::pin(handshake).await else {
         cx.counters.connections_mute.up();
         return CloseReason::Mute;
     };
     let connection = Connection::new(number, origin);
-    let reason = run(&cx, &connection, h2, &alarm, draining, limits).await;
+    let reason = run(&cx, &connection, Box::new(h2), &alarm, draining, limits).await;
     if reason == CloseReason::Flood {
         cx.counters.connections_flood.up();
     }
@@ -94,7 +94,7 @@ where
 async fn run<J: Joins, IO>(
     cx: &Arc<Context<J>>,
     connection: &Arc<Connection<J::Joined>>,
-    mut h2: server::Connection<IO, Bytes>,
+    mut h2: Box<server::Connection<IO, Bytes>>,
     alarm: &Alarm,
     mut draining: Draining,
     limits: Limits,
@@ -227,7 +227,7 @@ impl Timers {
 }
 
 /// Ends a connection with its open streams, trying for a moment to say so.
-async fn cut<IO>(mut h2: server::Connection<IO, Bytes>, reason: Reason)
+async fn cut<IO>(mut h2: Box<server::Connection<IO, Bytes>>, reason: Reason)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {

@@ -134,7 +134,8 @@ async fn connection<J: Joins>(
     peer: SocketAddr,
     draining: Draining,
 ) -> CloseReason {
-    match greeter.greet(stream, peer).await {
+    // Each stage is an allocation of its own, so that a connection keeps the memory of the one it is in.
+    match Box::pin(greeter.greet(stream, peer)).await {
         Ok(Greeted::Clear(io, origin, tongue)) => {
             speak(cx, number, origin, io, tongue, draining).await
         }
@@ -160,7 +161,7 @@ async fn speak<J: Joins>(
     draining: Draining,
 ) -> CloseReason {
     match tongue {
-        Tongue::Http2 => h2::serve(cx, number, origin, io, draining).await,
-        _ => h1::serve(cx, number, origin, io, draining).await,
+        Tongue::Http2 => Box::pin(h2::serve(cx, number, origin, io, draining)).await,
+        _ => Box::pin(h1::serve(cx, number, origin, io, draining)).await,
     }
 }
