@@ -3,7 +3,7 @@
 //! Figures go to stdout, everything else to stderr. Every process that a command starts ends with it,
 //! also after Ctrl-C and errors.
 
-use crate::bench::{calls, failover, opens};
+use crate::bench::{calls, failover, floods, opens};
 use crate::cluster::Error;
 use crate::part::Part;
 use clap::Parser;
@@ -39,6 +39,8 @@ enum Bench {
     Calls(calls::Options),
     /// Durable session opens per second through three nodes, beside etcd and NATS.
     Opens(opens::Options),
+    /// What floods of hostile clients cost another client's calls.
+    Floods(floods::Options),
     /// The time without a leader after the leader was killed, beside etcd.
     Failover(failover::Options),
 }
@@ -78,6 +80,7 @@ async fn run(command: Command) -> Result<Option<String>, Error> {
             Command::Part(part) => part.run().await.map(|()| String::new()),
             Command::Bench(Bench::Calls(options)) => calls::run(&options).await,
             Command::Bench(Bench::Opens(options)) => opens::run(&options).await,
+            Command::Bench(Bench::Floods(options)) => floods::run(&options).await,
             Command::Bench(Bench::Failover(options)) => failover::run(&options).await,
         }
     };

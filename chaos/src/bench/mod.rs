@@ -1,12 +1,13 @@
 //! Figures: what is measured, against what, and how it is printed.
 //!
-//! [`calls`] measures what a proxied call costs, [`opens`] durable writes, [`failover`] the time without
+//! [`calls`] measures what a proxied call costs, [`floods`] what hostile clients cost others, [`opens`] durable writes, [`failover`] the time without
 //! a leader. They measure in rounds, with the systems taking turns, so that a busy moment of the machine hits all of them alike; a figure
 //! is the median over the rounds. [`load`] drives clients, [`report`] prints.
 
 pub mod calls;
 pub mod disk;
 pub mod failover;
+pub mod floods;
 pub mod load;
 mod numbers;
 pub mod opens;

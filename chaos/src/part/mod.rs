@@ -7,6 +7,7 @@
 mod copy;
 mod echo;
 mod forward;
+mod sink;
 
 use crate::cluster::Error;
 use crate::net;
@@ -28,6 +29,11 @@ pub enum Part {
         /// The worker.
         to: SocketAddr,
     },
+    /// Takes bytes and says nothing.
+    Sink {
+        /// Where it listens.
+        listen: SocketAddr,
+    },
     /// Copies bytes.
     Copy {
         /// Where it listens.
@@ -40,8 +46,10 @@ pub enum Part {
 impl Part {
     /// Serves until standard input ends.
     pub async fn run(&self) -> Result<(), Error> {
-        let (Part::Echo { listen } | Part::Forward { listen, .. } | Part::Copy { listen, .. }) =
-            self;
+        let (Part::Echo { listen }
+        | Part::Sink { listen }
+        | Part::Forward { listen, .. }
+        | Part::Copy { listen, .. }) = self;
         let listener = net::listen(*listen).await;
         let listener =
             listener.map_err(|error| Error(format!("cannot listen on {listen}: {error}")))?;
@@ -53,6 +61,7 @@ impl Part {
                 };
                 match self {
                     Part::Echo { .. } => drop(tokio::task::spawn_local(echo::serve(stream))),
+                    Part::Sink { .. } => drop(tokio::task::spawn_local(sink::serve(stream))),
                     Part::Forward { to, .. } => {
                         drop(tokio::task::spawn_local(forward::serve(stream, *to)));
                     }

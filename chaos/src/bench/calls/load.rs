@@ -27,22 +27,22 @@ const WARM: Duration = Duration::from_millis(300);
 
 /// Where calls go, and what they carry.
 #[derive(Clone, Debug)]
-pub(super) struct Endpoint {
-    pub(super) port: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) tls: Option<Arc<ClientConfig>>,
+pub(in crate::bench) struct Endpoint {
+    pub(in crate::bench) port: u16,
+    pub(in crate::bench) headers: HeaderMap,
+    pub(in crate::bench) tls: Option<Arc<ClientConfig>>,
 }
 
 /// One connection.
 #[derive(Clone, Debug)]
-pub(super) struct Caller {
+pub(in crate::bench) struct Caller {
     sender: SendRequest<Body>,
     uri: http::Uri,
     headers: HeaderMap,
 }
 
 impl Caller {
-    pub(super) async fn connect(endpoint: &Endpoint) -> Result<Self, Error> {
+    pub(in crate::bench) async fn connect(endpoint: &Endpoint) -> Result<Self, Error> {
         let stream = net::dial(endpoint.port).await.map_err(broken)?;
         let executor = TokioExecutor::new();
         let sender = match &endpoint.tls {
@@ -86,7 +86,7 @@ impl Caller {
     }
 
     /// Calls once; the answer must be the message.
-    pub(super) async fn call(&mut self, message: &Bytes) -> Result<(), Error> {
+    pub(in crate::bench) async fn call(&mut self, message: &Bytes) -> Result<(), Error> {
         let response = self.send(Full::new(message.clone()).boxed()).await?;
         refused(response.headers())?;
         let answer = response.into_body().collect().await.map_err(broken)?;
@@ -100,7 +100,11 @@ impl Caller {
     }
 
     /// Sends one message after the other on one call for a span; how many bytes came back in it.
-    pub(super) async fn stream(&mut self, message: &Bytes, span: Duration) -> Result<u64, Error> {
+    pub(in crate::bench) async fn stream(
+        &mut self,
+        message: &Bytes,
+        span: Duration,
+    ) -> Result<u64, Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let (more, stopped) = (message.clone(), Arc::clone(&stop));
         let messages = stream::repeat_with(move || more.clone());
@@ -138,15 +142,15 @@ impl Caller {
 
 /// What was counted while the load ran.
 #[derive(Clone, Debug)]
-pub(super) struct Counted<T> {
-    pub(super) calls: u64,
+pub(in crate::bench) struct Counted<T> {
+    pub(in crate::bench) calls: u64,
     /// The difference of what was read at the two ends of the span.
-    pub(super) before: T,
-    pub(super) after: T,
+    pub(in crate::bench) before: T,
+    pub(in crate::bench) after: T,
 }
 
 /// So many calls at once for a span, spread over these connections; `read` is read at both of its ends.
-pub(super) async fn busy<T>(
+pub(in crate::bench) async fn busy<T>(
     callers: &[Caller],
     streams: usize,
     message: &Bytes,
@@ -190,7 +194,7 @@ pub(super) async fn busy<T>(
 }
 
 /// One call after the other; how long each took, sorted.
-pub(super) async fn one_by_one(
+pub(in crate::bench) async fn one_by_one(
     caller: &mut Caller,
     message: &Bytes,
     span: Duration,
@@ -211,7 +215,7 @@ pub(super) async fn one_by_one(
 }
 
 /// So many calls per second, whether or not earlier ones are answered; how long each took, sorted.
-pub(super) async fn paced(
+pub(in crate::bench) async fn paced(
     callers: &[Caller],
     rate: f64,
     message: &Bytes,
@@ -247,7 +251,7 @@ pub(super) async fn paced(
 }
 
 /// A gRPC message of so many bytes.
-pub(super) fn message(bytes: usize) -> Bytes {
+pub(in crate::bench) fn message(bytes: usize) -> Bytes {
     let mut message = vec![0];
     message.extend((bytes as u32).to_be_bytes());
     message.resize(5 + bytes, 7);
@@ -273,6 +277,6 @@ fn refused(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
-pub(super) fn broken(error: impl std::fmt::Display) -> Error {
+pub(in crate::bench) fn broken(error: impl std::fmt::Display) -> Error {
     Error(format!("a client of the benchmark: {error}"))
 }

@@ -4,8 +4,8 @@
 //! [`systems`] starts what calls go through, [`load`] calls. Systems take turns in each round.
 
 mod figures;
-mod load;
-mod systems;
+pub(super) mod load;
+pub(super) mod systems;
 
 use super::numbers::{median, percentile};
 use super::report::{self, Goal};

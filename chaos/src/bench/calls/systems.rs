@@ -24,7 +24,7 @@ const PATIENT: &str = "[limits]\nidle_ms = 3600000\n";
 
 /// What can be between a client and the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(in crate::bench) enum Way {
     /// Nothing.
     Direct,
     /// The floor of a sidecar.
@@ -42,7 +42,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::bench) fn name(self) -> &'static str {
         match self {
             Way::Direct => "direct",
             Way::Copy => "tcp copy",
@@ -58,16 +58,16 @@ impl Way {
 }
 
 /// Where programs and data are.
-pub(super) struct Place {
+pub(in crate::bench) struct Place {
     home: PathBuf,
     pontoon: PathBuf,
     own: PathBuf,
 }
 
 /// One way to a worker of its own.
-pub(super) struct System {
-    pub(super) way: Way,
-    pub(super) endpoint: Endpoint,
+pub(in crate::bench) struct System {
+    pub(in crate::bench) way: Way,
+    pub(in crate::bench) endpoint: Endpoint,
     worker: Process,
     hops: Vec<Process>,
     cluster: Option<Pontoon>,
@@ -76,7 +76,7 @@ pub(super) struct System {
 }
 
 impl Place {
-    pub(super) fn new(common: &Common) -> Result<Self, Error> {
+    pub(in crate::bench) fn new(common: &Common) -> Result<Self, Error> {
         Ok(Self {
             home: common.home()?,
             pontoon: pontoon::program(common.pontoon.clone())?,
@@ -84,8 +84,16 @@ impl Place {
         })
     }
 
+    /// Starts a process that only reads; it and its port.
+    pub(in crate::bench) fn sink(&self) -> Result<(Process, u16), Error> {
+        let port = Ports::default().take()?;
+        let arguments = ["part", "sink", &net::local(port).to_string()].map(str::to_owned);
+        let started = Process::start("sink", &self.home, &self.own, arguments)?;
+        Ok((started, port))
+    }
+
     /// Starts everything, and calls once.
-    pub(super) async fn start(&self, way: Way) -> Result<System, Error> {
+    pub(in crate::bench) async fn start(&self, way: Way) -> Result<System, Error> {
         let folder = Folder::inside(&self.home)?;
         let mut ports = Ports::default();
         let worker = ports.take()?;
@@ -217,7 +225,7 @@ impl System {
     }
 
     /// Connections to it.
-    pub(super) async fn callers(&self, number: usize) -> Result<Vec<Caller>, Error> {
+    pub(in crate::bench) async fn callers(&self, number: usize) -> Result<Vec<Caller>, Error> {
         let mut callers = Vec::with_capacity(number);
         for _ in 0..number {
             callers.push(Caller::connect(&self.endpoint).await?);
@@ -226,7 +234,7 @@ impl System {
     }
 
     /// What is between the client and the worker, the nearest to the client first.
-    pub(super) fn hops(&self) -> Vec<&Process> {
+    pub(in crate::bench) fn hops(&self) -> Vec<&Process> {
         let node = self
             .cluster
             .iter()
@@ -235,13 +243,13 @@ impl System {
     }
 
     /// The CPU time of each of them.
-    pub(super) fn cpu(&self) -> Vec<Duration> {
+    pub(in crate::bench) fn cpu(&self) -> Vec<Duration> {
         let hops = self.hops().into_iter();
         hops.map(|hop| hop.cpu().unwrap_or_default()).collect()
     }
 
     /// The memory of whoever holds a client's connection; the worker itself where nothing is between.
-    pub(super) fn memory(&self) -> u64 {
+    pub(in crate::bench) fn memory(&self) -> u64 {
         let hops = self.hops();
         let first = hops.first().copied().unwrap_or(&self.worker);
         first.memory().unwrap_or_default()
