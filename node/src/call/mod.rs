@@ -161,6 +161,7 @@ async fn prepare<J: Joins>(
         versions: terms.versions.clone(),
         window: terms.window,
         deadline: story.began() + terms.wait,
+        began: story.began(),
         carries: match (&upgrade, head.dialect) {
             (Some(_), _) => Carries::Upgrade,
             (None, Dialect::Grpc) => Carries::Grpc,

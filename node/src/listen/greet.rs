@@ -1,7 +1,7 @@
 //! Finds out who comes and what it speaks, before anything is served.
 
 use super::Origin;
-use super::h2::CloseReason;
+use super::close::CloseReason;
 use super::proxies::Proxies;
 use super::tongue::{DECIDED_WITHIN, Tongue, tongue};
 use crate::net::{self, TcpStream};

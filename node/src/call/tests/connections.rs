@@ -2,6 +2,7 @@
 
 use super::world::{Event, Plan, World, bounded, read, until};
 use crate::drain::Stage;
+use crate::listen::close::CloseReason;
 use crate::listen::limits::Limits;
 use crate::net::TcpStream;
 use bytes::Bytes;
@@ -29,7 +30,7 @@ async fn c_lsn_3_connections_beyond_the_limit_are_closed_at_once_and_counted() {
     first.unary(&[]).await;
     let mut second = TcpStream::connect(world.address).await.unwrap();
     assert!(read_to_end(&mut second).await.is_empty());
-    assert_eq!(world.counters.connections_refused.get(), 1);
+    assert_eq!(world.counters.closes(CloseReason::TooMany), 1);
     assert_eq!(first.unary(&[]).await.body, "hello");
     drop(first);
     until("the place is free again", || {
@@ -55,7 +56,7 @@ async fn c_lsn_3_a_peer_that_says_nothing_is_closed() {
         .unwrap();
     read_to_end(&mut other).await;
     until("both are counted", || {
-        world.counters.connections_mute.get() == 2
+        world.counters.closes(CloseReason::Mute) == 2
     })
     .await;
 }

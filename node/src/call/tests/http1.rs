@@ -2,6 +2,7 @@
 
 use super::world::{F, Plan, World, bounded, until};
 use crate::drain::Stage;
+use crate::listen::close::CloseReason;
 use crate::net::TcpStream;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -185,7 +186,7 @@ async fn c_lsn_3_a_head_that_never_ends_is_given_up_also_behind_a_good_request()
     while slow.more().await {}
     assert!(slow.read.is_empty());
     until("it is counted", || {
-        world.counters.connections_mute.get() == 1
+        world.counters.closes(CloseReason::Mute) == 1
     })
     .await;
 }
