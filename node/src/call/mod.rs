@@ -13,6 +13,7 @@
 pub mod admit;
 mod answer;
 mod carry;
+pub mod chatter;
 pub mod connection;
 pub mod context;
 mod cors;
@@ -134,7 +135,7 @@ pub(crate) async fn serve<J: Joins>(
         }
     };
     let given_up = matches!(ending, Ending::LeftEarly | Ending::Carried(End::Cancelled));
-    story.ends(&cx.counters, &ending, exchange.bytes());
+    story.ends(&cx.counters, &cx.chatter, &ending, exchange.bytes());
     open.ends(given_up, cx.limits.resets_max);
 }
 
