@@ -156,6 +156,8 @@ async fn prepare<J: Joins>(
     story.function = Some(function);
     let version = head.version?;
     let terms = admitted(cx, &caller, function, version, &head).await?;
+    // Before a session is opened for it.
+    dress::authority(parts).map_err(|_| Fault::NotSupported)?;
     let ask = Ask {
         tenant: caller.tenant,
         function,

@@ -4,6 +4,7 @@ use super::world::{F, Plan, World, bounded, until};
 use crate::drain::Stage;
 use crate::listen::close::CloseReason;
 use crate::net::TcpStream;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -153,6 +154,16 @@ async fn c_err_10_an_answer_that_breaks_is_cut_and_never_looks_complete() {
         assert!(all.starts_with("HTTP/1.1 200 OK"), "{all}");
         assert!(!all.ends_with("0\r\n\r\n"), "{path}: {all}");
     }
+}
+
+#[tokio::test]
+async fn a_request_without_a_host_opens_no_session() {
+    let world = World::new().await;
+    let mut client = Client::connect(&world).await;
+    client.keys = client.keys.replace("Host: gateway.test\r\n", "");
+    let answer = client.ask("GET /unary", "\r\n").await;
+    assert!(answer.head.starts_with("http/1.1 501"), "{}", answer.head);
+    assert_eq!(world.sessions.open_starts.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
