@@ -7,6 +7,7 @@ use crate::listen::limits::Limits;
 use crate::net::TcpStream;
 use bytes::Bytes;
 use h2::Reason;
+use pontoon_proto::connect::PREFACE;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -167,8 +168,9 @@ async fn c_lsn_4_a_peer_that_answers_no_ping_is_found() {
     .await;
     // A preface and an empty SETTINGS, and then nothing more, not even an answer.
     let mut stream = TcpStream::connect(world.address).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
     stream
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
         .await
         .unwrap();
     read_to_end(&mut stream).await;
