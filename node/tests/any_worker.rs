@@ -11,9 +11,8 @@ use support::cluster::Cluster;
 use support::wait;
 use support::worker::{Function, Sidecar, Worker, find};
 
-/// When the worker has seen the end of a call: 1 s by the contract, and 2 s for two Python processes
-/// that share a busy machine.
-const SEEN_WITHIN: Duration = Duration::from_secs(3);
+/// When the worker has seen the end of a call, by the contract.
+const SEEN_WITHIN: f64 = 1.0;
 
 /// A worker of many slots in us-east that most tests share.
 struct Shared {
@@ -180,6 +179,25 @@ fn c_fwd_5_a_stream_stays_open_for_seconds_while_other_calls_go_by() {
     assert_eq!(end["code"], 0, "{end}");
 }
 
+/// Checks how many seconds a client's leaving takes to the worker. Both processes stamp what they do
+/// by the clock that they share. A busy machine may hold up either of them once, so that the best of
+/// three counts; who is late by himself always is.
+#[track_caller]
+fn seen_soon(how: &str, mut seconds: impl FnMut(usize) -> f64) {
+    let took: Vec<f64> = (0..3).map(&mut seconds).collect();
+    println!("{how}: seen after {took:?} s");
+    let best = took.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(best < SEEN_WITHIN, "{how}: seen after {took:?} s");
+}
+
+/// The time of an event or of an answer.
+#[track_caller]
+fn at(event: &Value) -> f64 {
+    event["at"]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no time: {event}"))
+}
+
 #[test]
 fn c_fwd_8_a_cancelled_call_is_cancelled_at_the_worker() {
     let Some((shared, client)) = shared() else {
@@ -187,36 +205,40 @@ fn c_fwd_8_a_cancelled_call_is_cancelled_at_the_worker() {
     };
     let _witness = Cluster::shared().witness();
     let metadata = shared.function.keys(&[]);
-    client.run(json!({
-        "do": "stream_open", "channel": "a", "stream": "cancelled",
-        "method": "/test.Echo/Bidi", "metadata": metadata,
-    }));
-    client.run(json!({"do": "stream_send", "stream": "cancelled", "message": "to be cancelled"}));
-    client.run(json!({"do": "stream_next", "stream": "cancelled"}));
-    client.run(json!({"do": "stream_cancel", "stream": "cancelled"}));
-    shared.worker.says(
-        SEEN_WITHIN,
-        r#"{"event": "ended", "last": ["to be cancelled"]}"#,
-    );
+    seen_soon("a cancelled stream", |turn| {
+        let (stream, message) = (format!("cancelled-{turn}"), format!("cancel me, {turn}"));
+        client.run(json!({
+            "do": "stream_open", "channel": "a", "stream": stream,
+            "method": "/test.Echo/Bidi", "metadata": metadata,
+        }));
+        client.run(json!({"do": "stream_send", "stream": stream, "message": message}));
+        client.run(json!({"do": "stream_next", "stream": stream}));
+        let left = client.run(json!({"do": "stream_cancel", "stream": stream}));
+        let ended = format!(r#"{{"event": "ended", "last": ["{message}"]"#);
+        at(&shared.worker.says(&ended)) - at(&left)
+    });
     // A deadline reaches the worker too, and so does a connection that closes.
-    let late = client
-        .begin_echo("a", "Hang", &metadata, "deadline", 0.5)
-        .call();
-    assert_eq!(late.code(), 4);
-    shared
-        .worker
-        .says(SEEN_WITHIN, r#"{"event": "gone", "message": "deadline"}"#);
-    client.connect("closing", Cluster::shared().client_address("us-east"));
-    let hanging = client.begin_echo("closing", "Hang", &metadata, "closed", 60.0);
-    shared.worker.says(
-        Duration::from_secs(10),
-        r#"{"event": "hanging", "message": "closed"}"#,
-    );
-    client.close("closing");
-    shared
-        .worker
-        .says(SEEN_WITHIN, r#"{"event": "gone", "message": "closed"}"#);
-    drop(hanging);
+    seen_soon("a deadline", |turn| {
+        let message = format!("deadline {turn}");
+        let late = client
+            .begin_echo("a", "Hang", &metadata, &message, 0.5)
+            .call();
+        assert_eq!(late.code(), 4);
+        let gone = format!(r#"{{"event": "gone", "message": "{message}""#);
+        let began = late.0["began"].as_f64().expect("when it began");
+        at(&shared.worker.says(&gone)) - (began + 0.5)
+    });
+    seen_soon("a closed connection", |turn| {
+        let (channel, message) = (format!("closing-{turn}"), format!("closed {turn}"));
+        client.connect(&channel, Cluster::shared().client_address("us-east"));
+        let hanging = client.begin_echo(&channel, "Hang", &metadata, &message, 60.0);
+        let event = |name: &str| format!(r#"{{"event": "{name}", "message": "{message}""#);
+        shared.worker.says(&event("hanging"));
+        let left = client.close(&channel);
+        let gone = shared.worker.says(&event("gone"));
+        drop(hanging);
+        at(&gone) - at(&left)
+    });
 }
 
 #[test]

@@ -27,7 +27,7 @@ const HANDSHAKE_MS: &str = "1500";
 /// How long a node may take for what it does at once, and for what the bound above is for.
 const SOON: Duration = Duration::from_secs(20);
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8] = pontoon_proto::connect::PREFACE;
 
 /// A cluster whose nodes show clients a certificate of a CA that is nobody else's.
 struct Edge {

@@ -11,8 +11,11 @@ pub const HEAD_MAX: usize = 16 * 1024;
 /// The most header lines of a head.
 const HEADERS_MAX: usize = 64;
 
-/// How an HTTP/2 connection begins; HTTP/1.1 has no method `PRI`.
-const PREFACE_START: &[u8] = b"PRI ";
+/// How an HTTP/2 client begins (RFC 9113 3.4).
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// As much of it as tells: HTTP/1.1 has no method `PRI`.
+const PREFACE_START: &[u8] = PREFACE.split_at(4).0;
 
 /// What a connection's first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,6 +54,18 @@ pub enum Blame {
     Us,
 }
 
+impl Blame {
+    /// The metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Blame::Client => "client",
+            Blame::Worker => "worker",
+            Blame::Cluster => "cluster",
+            Blame::Us => "us",
+        }
+    }
+}
+
 /// An error as its victim sees it, before any response byte was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {

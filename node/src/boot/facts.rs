@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
     let cluster = parts.cluster.clone();
     let storing = cluster.clone();
+    let counters = parts.counters.clone();
     let members = parts.config.members.clone();
     let tls = parts.peers.tls().cloned();
     let front = parts.clients.front.clone();
@@ -39,6 +40,7 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
             }
         }),
         metrics: parts.metrics.clone(),
+        clients: Arc::new(move |page| counters.render(page)),
         certificates: Arc::new(move || {
             let mut ends = Vec::new();
             if let Some(tls) = &tls {

@@ -12,7 +12,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::ready::Facts;
 use crate::peer::{self, Handlers, Peers};
 use crate::tasks::{self, Kind};
-use crate::{clock, net, ops, tunnel};
+use crate::{call, clock, net, ops, tunnel};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use pontoon_proto::id::NodeId;
@@ -86,6 +86,7 @@ fn waiting() -> ops::Sources {
             &tunnel::close::labels(),
             &tunnel::close::CODES,
         )),
+        clients: Arc::new(|page| call::Counters::default().render(page)),
         certificates: Arc::new(Vec::new),
     }
 }

@@ -154,6 +154,7 @@ impl Parts {
             catalog: Arc::new(Replicas(self.cluster.clone())),
             sessions: self.sessions.clone(),
             counters: self.counters.clone(),
+            chatter: Arc::default(),
             limits: self.limits(),
             region: self.config.region.clone(),
             cookies: call::dress::CookiePolicy {

@@ -1,6 +1,7 @@
 //! What every call of a node shares, and the two seams behind which the cluster lies: the catalog's
 //! replica and the sessions. Tests stand in for both.
 
+use super::chatter::Chatter;
 use super::connection::Connection;
 use super::counters::Counters;
 use super::dress::CookiePolicy;
@@ -23,6 +24,8 @@ pub struct Context<J: Joins> {
     pub sessions: J,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// How much is logged of calls that came to no session.
+    pub chatter: Arc<Chatter>,
     /// The bounds of connections and streams.
     pub limits: Limits,
     /// This node's region, by name.

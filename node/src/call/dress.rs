@@ -67,6 +67,20 @@ impl CookiePolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoAuthority;
 
+/// Whom the request is for.
+///
+/// # Errors
+///
+/// See [`NoAuthority`].
+pub fn authority(request: &request::Parts) -> Result<Authority, NoAuthority> {
+    let host = || {
+        let host = request.headers.get(HOST)?;
+        Authority::try_from(host.as_bytes()).ok()
+    };
+    let authority = request.uri.authority().cloned();
+    authority.or_else(host).ok_or(NoAuthority)
+}
+
 /// The request as it goes through the tunnel. Method, path and authority stay; the scheme is `http`.
 ///
 /// # Errors
@@ -76,14 +90,7 @@ pub fn for_worker(
     request: &request::Parts,
     introduction: &Introduction<'_>,
 ) -> Result<Request<()>, NoAuthority> {
-    let authority = match request.uri.authority() {
-        Some(authority) => authority.clone(),
-        None => request
-            .headers
-            .get(http::header::HOST)
-            .and_then(|host| Authority::try_from(host.as_bytes()).ok())
-            .ok_or(NoAuthority)?,
-    };
+    let authority = authority(request)?;
     let mut uri = request.uri.clone().into_parts();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(authority);

@@ -13,6 +13,7 @@
 pub mod admit;
 mod answer;
 mod carry;
+pub mod chatter;
 pub mod connection;
 pub mod context;
 mod cors;
@@ -134,7 +135,7 @@ pub(crate) async fn serve<J: Joins>(
         }
     };
     let given_up = matches!(ending, Ending::LeftEarly | Ending::Carried(End::Cancelled));
-    story.ends(&cx.counters, &ending, exchange.bytes());
+    story.ends(&cx.counters, &cx.chatter, &ending, exchange.bytes());
     open.ends(given_up, cx.limits.resets_max);
 }
 
@@ -155,12 +156,15 @@ async fn prepare<J: Joins>(
     story.function = Some(function);
     let version = head.version?;
     let terms = admitted(cx, &caller, function, version, &head).await?;
+    // Before a session is opened for it.
+    dress::authority(parts).map_err(|_| Fault::NotSupported)?;
     let ask = Ask {
         tenant: caller.tenant,
         function,
         versions: terms.versions.clone(),
         window: terms.window,
         deadline: story.began() + terms.wait,
+        began: story.began(),
         carries: match (&upgrade, head.dialect) {
             (Some(_), _) => Carries::Upgrade,
             (None, Dialect::Grpc) => Carries::Grpc,

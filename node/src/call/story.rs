@@ -1,13 +1,16 @@
-//! The one wide event that each call leaves in the log, and what is counted of it.
+//! The one wide event that each call leaves in the log, and what is counted of it. Of calls that came
+//! to no session only so many leave one (see `chatter`).
 //!
 //! It holds no secrets: no header but ids, no query, no cause that a peer wrote.
 
 use super::carry::End;
+use super::chatter::Chatter;
 use super::counters::Counters;
 use crate::clock;
 use http::request;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, RequestId, TenantId, VersionId};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// How much of a path is logged: gRPC paths are shorter, and a log line has to stay one.
@@ -68,7 +71,13 @@ impl Story {
     }
 
     /// The call is over: counts it and logs it. `bytes` went to the worker and to the client.
-    pub(super) fn ends(self, counters: &Counters, ending: &Ending, bytes: (u64, u64)) {
+    pub(super) fn ends(
+        self,
+        counters: &Counters,
+        chatter: &Arc<Chatter>,
+        ending: &Ending,
+        bytes: (u64, u64),
+    ) {
         counters.bytes_up.add(bytes.0);
         counters.bytes_down.add(bytes.1);
         let (outcome, fault, status) = match ending {
@@ -88,6 +97,10 @@ impl Story {
                 ("broken", None, None)
             }
         };
+        let fault = fault.map(|fault| fault.row().label);
+        if self.session.is_none() && !chatter.may_say(fault.unwrap_or(outcome), counters) {
+            return;
+        }
         let total = clock::now().saturating_duration_since(self.began);
         let first = self
             .answered
@@ -102,7 +115,7 @@ impl Story {
             session = self.session.map(tracing::field::display),
             attempts = self.attempts,
             outcome,
-            fault = fault.map(|fault| fault.row().label),
+            fault,
             status,
             bytes_up = bytes.0,
             bytes_down = bytes.1,

@@ -3,11 +3,10 @@
 //! [`Frames`] walks over bytes as they pass and reads frame headers only (RFC 9113 4.1). [`Balance`]
 //! is the account that both directions of a connection write to.
 
+use pontoon_proto::connect::PREFACE;
+
 /// How far the account of a connection may be overdrawn (C-LSN-3), and how much it can save.
 pub(super) const FRAMES_MAX: i64 = 10_000;
-
-/// What every client begins with (RFC 9113 3.4).
-pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The length of a frame header.
 const HEADER: usize = 9;

@@ -1,7 +1,7 @@
 //! Finds out who comes and what it speaks, before anything is served.
 
 use super::Origin;
-use super::h2::CloseReason;
+use super::close::CloseReason;
 use super::proxies::Proxies;
 use super::tongue::{DECIDED_WITHIN, Tongue, tongue};
 use crate::net::{self, TcpStream};
@@ -228,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn c_lsn_1_what_was_read_to_find_out_is_given_back() {
-        let preface = super::super::frames::PREFACE;
+        let preface = pontoon_proto::connect::PREFACE;
         for (says, wanted) in [(REQUEST, Tongue::Http1), (preface, Tongue::Http2)] {
             let (origin, tongue, rest) = greeted(&[], says).await.unwrap();
             assert_eq!((tongue, &rest[..]), (wanted, says));

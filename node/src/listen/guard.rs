@@ -223,12 +223,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frames::{PREFACE, tests::frame};
+    use super::super::frames::tests::frame;
     use super::*;
     use crate::call::h2_settings;
     use crate::tasks::{self, Kind};
     use bytes::Bytes;
     use h2::Reason;
+    use pontoon_proto::connect::PREFACE;
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 

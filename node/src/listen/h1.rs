@@ -3,7 +3,8 @@
 //! The codec is hyper's. What is ours is when a connection goes: after a silence, when a head does not
 //! come to its end, when the node drains; and what it may become: a WebSocket, or HTTP/2.
 
-use super::h2::{self, CloseReason, LAST_CALLS};
+use super::close::CloseReason;
+use super::h2::{self, LAST_CALLS};
 use super::limits::Limits;
 use super::{Origin, upgrade};
 use crate::call::ends::Source;
@@ -51,7 +52,6 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = cx.limits;
-    let counters = Arc::clone(&cx.counters);
     let connection = Connection::new(number, origin);
     let becomes = Arc::new(Mutex::new(None));
     // Bytes have come that no request is made of yet.
@@ -79,12 +79,7 @@ where
     let serving = serving.with_upgrades();
     let (result, going) = match run(serving, &connection, &heard, &mut draining, limits).await {
         Ran::Over(result, going) => (result, going),
-        Ran::Cut(reason) => {
-            if reason == CloseReason::Mute {
-                counters.connections_mute.up();
-            }
-            return reason;
-        }
+        Ran::Cut(reason) => return reason,
     };
     let http2 = becomes
         .lock()
@@ -96,9 +91,6 @@ where
         let io = upgrade::injected(TokioIo::new(io), frames);
         return h2::serve(cx, number, origin, io, draining).await;
     }
-    if result.as_ref().is_err_and(hyper::Error::is_parse) {
-        counters.connections_mute.up();
-    }
     // What was upgraded is still a call of this connection.
     tokio::select! {
         () = connection.rests() => {}
@@ -107,6 +99,7 @@ where
     let whole = result.is_ok() && connection.given_up() == 0;
     let reason = match going {
         Some(reason) => reason,
+        None if result.is_err_and(|error| error.is_parse()) => CloseReason::Mute,
         None if whole => CloseReason::Clean,
         None => CloseReason::Broken,
     };

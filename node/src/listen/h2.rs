@@ -4,6 +4,7 @@
 //! its own.
 
 use super::Origin;
+use super::close::CloseReason;
 use super::guard::{Alarm, Guard, Trouble};
 use super::limits::Limits;
 use crate::call::ends::Source;
@@ -27,29 +28,6 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long the calls that wait for a worker have to say that the node is draining, once its grace is
 /// over (C-ERR-12).
 pub(super) const LAST_CALLS: Duration = Duration::from_millis(250);
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// It never spoke HTTP, or not in time.
-    Mute,
-    /// Its PROXY header was missing, malformed, or not its to send.
-    Header,
-    /// The client closed it while no call was open.
-    Clean,
-    /// We closed it because it was idle.
-    Idle,
-    /// It broke, or was closed with open calls.
-    Broken,
-    /// It did not answer a PING in time.
-    Silent,
-    /// Its client gave up too many calls too fast, or sent too many frames that lead nowhere.
-    Flood,
-    /// A head was begun and not completed in time.
-    SlowHead,
-    /// The node left.
-    Drained,
-}
 
 /// What is due on a connection that nothing else moves.
 struct Timers {
@@ -78,14 +56,10 @@ where
     let settings = h2_settings::towards_client(limits.streams_max, limits.header_list);
     let handshake = tokio::time::timeout(limits.handshake, settings.handshake::<_, Bytes>(io));
     let Ok(Ok(h2)) = Box::pin(handshake).await else {
-        cx.counters.connections_mute.up();
         return CloseReason::Mute;
     };
     let connection = Connection::new(number, origin);
     let reason = run(&cx, &connection, Box::new(h2), &alarm, draining, limits).await;
-    if reason == CloseReason::Flood {
-        cx.counters.connections_flood.up();
-    }
     // Leaving because the node drains is not the client's wish: it will be back.
     connection.closes(matches!(reason, CloseReason::Clean | CloseReason::Idle));
     reason

@@ -4,6 +4,7 @@
 //! HTTP/2 or HTTP/1.1 by ALPN or by the first bytes. [`h2`] and [`h1`] serve; an HTTP/1.1 request that
 //! asks for `h2c` goes on in HTTP/2 by [`upgrade`]. [`guard`] watches HTTP/2 from below.
 
+pub mod close;
 pub mod h2;
 pub mod limits;
 pub mod proxies;
@@ -16,13 +17,14 @@ mod tongue;
 mod upgrade;
 
 use crate::call::{Context, Joins};
+use crate::clock;
 use crate::drain::{Draining, Stage};
 use crate::net::{TcpListener, TcpStream};
 use crate::prefixed::ByteStream;
 use crate::tasks::{self, Kind};
 use crate::tls::front::Front;
+use close::CloseReason;
 use greet::{Greeted, Greeter};
-use h2::CloseReason;
 use proxies::Proxies;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -108,7 +110,7 @@ async fn accept<J: Joins>(
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
-            cx.counters.connections_refused.up();
+            cx.counters.closed(CloseReason::TooMany);
             continue;
         };
         // Without it small answers wait for the peer's delayed ACK; nothing breaks if it fails.
@@ -118,8 +120,11 @@ async fn accept<J: Joins>(
         tasks::spawn(Kind::Worker, "client connection", async move {
             cx.counters.connections_total.up();
             let _gauge = cx.counters.connections.while_held();
+            let began = clock::now();
             let reason = connection(&greeter, cx.clone(), number, stream, peer, draining).await;
             tracing::debug!(connection = number, %peer, ?reason, "a client connection ended");
+            cx.counters.closed(reason);
+            cx.counters.connection_lives.observe(began.elapsed());
             drop(place);
         });
     }
@@ -142,13 +147,7 @@ async fn connection<J: Joins>(
         Ok(Greeted::Tls(io, origin, tongue)) => {
             speak(cx, number, origin, *io, tongue, draining).await
         }
-        Err(reason) => {
-            match reason {
-                CloseReason::Header => cx.counters.connections_header.up(),
-                _ => cx.counters.connections_mute.up(),
-            }
-            reason
-        }
+        Err(reason) => reason,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which protocol a client speaks, by its first bytes.
 
-use super::frames::PREFACE;
+use pontoon_proto::connect::PREFACE;
 use pontoon_proto::proxy_header;
 
 /// How many bytes decide at most: those of HTTP/2's preface. It is the longest that is told apart.

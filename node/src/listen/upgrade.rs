@@ -6,11 +6,11 @@
 //! checked for their form and not used: the client sends the same in its first frame, and a SETTINGS
 //! frame that we made up would be acknowledged, which the client does not expect.
 
-use super::frames::PREFACE;
 use bytes::{Buf as _, Bytes};
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use pontoon_proto::connect::PREFACE;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

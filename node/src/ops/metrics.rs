@@ -13,7 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-const PREFIX: &str = "nvcf_grpc_proxy_service_";
+/// What those names begin with that existing dashboards read.
+pub const PREFIX: &str = "nvcf_grpc_proxy_service_";
 
 /// A function's series disappears when nobody opened a session of it for so long.
 const SERIES_EXPIRE: Duration = Duration::from_secs(6 * 60 * 60);
@@ -131,7 +132,8 @@ impl Histogram {
         self.sum_us.fetch_add(micros, Relaxed);
     }
 
-    fn render(&self, out: &mut String, name: &str, labels: &[(&str, &str)]) {
+    /// Writes its samples, without the head of its family.
+    pub fn render(&self, out: &mut String, name: &str, labels: &[(&str, &str)]) {
         let mut below = 0;
         let bucket = format!("{name}_bucket");
         for (bound, count) in BUCKETS.iter().zip(&self.buckets) {
@@ -157,17 +159,14 @@ impl Histogram {
 /// A function's label values.
 type Function = (FunctionId, VersionId, TenantId);
 
-/// Everything that one node counts.
+/// What one node counts of sessions and tunnels; `call::Counters` is its client side.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is named and explained in `render`")]
 pub struct Metrics {
-    pub active_connections: std::sync::Arc<Gauge>,
-    pub active_http_requests: std::sync::Arc<Gauge>,
     pub worker_connections_active: std::sync::Arc<Gauge>,
     pub session_opens: Histogram,
     pub session_resumes: Histogram,
     pub worker_connection_duration: Histogram,
-    pub client_connection_duration: Histogram,
     pub token_age_ok: Histogram,
     pub token_age_refused: Histogram,
     pub worker_connection_opened: Counter,
@@ -175,7 +174,6 @@ pub struct Metrics {
     pub worker_connection_close_code: Counters,
     pub worker_connect: Counters,
     pub worker_token_issued: Counter,
-    pub client_connection_opened: Counter,
     pub opens_refused: Counters,
     functions: Mutex<BTreeMap<Function, (u64, Instant)>>,
 }
@@ -184,13 +182,10 @@ impl Metrics {
     /// All zero; `close_reasons` and `close_codes` are the closed lists of how a tunnel ends.
     pub fn new(close_reasons: &[&'static str], close_codes: &[&'static str]) -> Self {
         Self {
-            active_connections: Default::default(),
-            active_http_requests: Default::default(),
             worker_connections_active: Default::default(),
             session_opens: Histogram::default(),
             session_resumes: Histogram::default(),
             worker_connection_duration: Histogram::default(),
-            client_connection_duration: Histogram::default(),
             token_age_ok: Histogram::default(),
             token_age_refused: Histogram::default(),
             worker_connection_opened: Counter::default(),
@@ -198,20 +193,21 @@ impl Metrics {
             worker_connection_close_code: Counters::new("code", close_codes),
             worker_connect: Counters::new("result", &CONNECT_RESULTS),
             worker_token_issued: Counter::default(),
-            client_connection_opened: Counter::default(),
             opens_refused: Counters::new("limit", &OPENS_REFUSED),
             functions: Mutex::default(),
         }
     }
 
-    /// Counts a new session of a function.
+    /// Counts a new session, the first tunnel of which was up so long after its call's head.
     pub fn session_opened(
         &self,
         function: FunctionId,
         version: VersionId,
         tenant: TenantId,
         now: Instant,
+        took: Duration,
     ) {
+        self.session_opens.observe(took);
         let mut functions = self
             .functions
             .lock()
@@ -224,33 +220,15 @@ impl Metrics {
         }
     }
 
-    /// The whole page, but for what the groups say.
+    /// What is counted of sessions and tunnels.
     pub fn render(&self, now: Instant) -> String {
         let mut out = String::with_capacity(32 << 10);
-        let gauges = [
-            (
-                "active_connections_total",
-                "Client sockets.",
-                &self.active_connections,
-            ),
-            (
-                "active_http_requests_total",
-                "Calls under way.",
-                &self.active_http_requests,
-            ),
-            (
-                "worker_connections_active",
-                "Tunnels.",
-                &self.worker_connections_active,
-            ),
-        ];
-        for (name, help, gauge) in gauges {
-            let name = format!("{PREFIX}{name}");
-            header(&mut out, &name, help, "gauge");
-            sample(&mut out, &name, &[], gauge.get() as f64);
-        }
+        let name = format!("{PREFIX}worker_connections_active");
+        header(&mut out, &name, "Tunnels.", "gauge");
+        let active = self.worker_connections_active.get();
+        sample(&mut out, &name, &[], active as f64);
         type Series<'a> = (&'a [(&'a str, &'a str)], &'a Histogram);
-        let histograms: [(&str, &str, &[Series<'_>]); 4] = [
+        let histograms: [(&str, &str, &[Series<'_>]); 3] = [
             (
                 "session_init_seconds_total",
                 "From a call's head to its session and tunnel.",
@@ -263,11 +241,6 @@ impl Metrics {
                 "worker_connection_duration_seconds",
                 "Lives of tunnels.",
                 &[(&[], &self.worker_connection_duration)],
-            ),
-            (
-                "client_connection_duration_seconds",
-                "Lives of client sockets.",
-                &[(&[], &self.client_connection_duration)],
             ),
             (
                 "worker_connect_token_age_seconds",
@@ -295,11 +268,6 @@ impl Metrics {
                 "worker_token_issued_total",
                 "Tickets issued.",
                 &self.worker_token_issued,
-            ),
-            (
-                "client_connection_opened_total",
-                "Client sockets opened.",
-                &self.client_connection_opened,
             ),
         ];
         for (name, help, counter) in counters {
@@ -398,7 +366,7 @@ mod tests {
     fn o_met_1_every_bounded_label_value_exists_from_the_start() {
         let page = Metrics::new(&["client_closed"], &["0"]).render(crate::clock::now());
         for line in [
-            "nvcf_grpc_proxy_service_active_connections_total 0",
+            "nvcf_grpc_proxy_service_worker_connections_active 0",
             "nvcf_grpc_proxy_service_worker_connect_total{result=\"used\"} 0",
             "nvcf_grpc_proxy_service_worker_connection_closed_total{reason=\"client_closed\"} 0",
             "nvcf_grpc_proxy_service_session_init_seconds_total_count{is_reconnect=\"true\"} 0",
@@ -437,6 +405,7 @@ mod tests {
             VersionId::from_random([2; 16]),
             TenantId::from_random([3; 16]),
             now,
+            Duration::ZERO,
         );
         assert!(
             metrics

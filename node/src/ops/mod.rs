@@ -34,8 +34,10 @@ pub struct Sources {
     pub alive: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// What readiness is judged by.
     pub facts: Arc<dyn Fn() -> Facts + Send + Sync>,
-    /// Counters and histograms.
+    /// Counters and histograms of sessions and tunnels.
     pub metrics: Arc<Metrics>,
+    /// Writes those of clients.
+    pub clients: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// The certificates in use, and when each ends, in seconds since 1970; none without TLS.
     pub certificates: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
 }
@@ -123,6 +125,7 @@ fn respond(
         }
         _ => {
             let mut text = sources.metrics.render(crate::clock::now());
+            (sources.clients)(&mut text);
             render_groups(&(sources.facts)().groups, &mut text);
             let certificates = (sources.certificates)();
             render_certificates(&certificates, crate::clock::unix_seconds(), &mut text);

@@ -31,6 +31,7 @@ fn sources(alive: Result<(), String>, connected: bool) -> Sources {
             groups_expected: 2,
         }),
         metrics: Arc::new(Metrics::new(&[], &[])),
+        clients: Arc::new(|_| {}),
         certificates: Arc::new(Vec::new),
     }
 }

@@ -54,6 +54,8 @@ pub struct Ask {
     pub deadline: Instant,
     /// What the tunnel to the worker is for.
     pub carries: Carries,
+    /// When the call's head arrived.
+    pub began: Instant,
 }
 
 impl Ask {
@@ -99,6 +101,7 @@ struct Inner {
     locals: Locals,
     waiters: Waiters,
     limits: Limits,
+    metrics: Arc<Metrics>,
     started: Instant,
 }
 
@@ -111,7 +114,8 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Sessions {
         let sessions = Sessions(Arc::new(Inner {
-            limits: Limits::new(cluster.clone(), metrics),
+            limits: Limits::new(cluster.clone(), metrics.clone()),
+            metrics,
             cluster,
             tunnels,
             region: region.into(),

@@ -111,7 +111,17 @@ impl Sessions {
             let manner = Manner { wait, absorbed };
             let attempt = self.attempt(ask, &group, &version, manner, &mut pass);
             match attempt.await? {
-                Attempt::Up(opened) => return Ok(opened),
+                Attempt::Up(opened) => {
+                    let now = crate::clock::now();
+                    self.0.metrics.session_opened(
+                        ask.function,
+                        opened.version,
+                        ask.tenant,
+                        now,
+                        now - ask.began,
+                    );
+                    return Ok(opened);
+                }
                 Attempt::Elsewhere(Why::QueueFull) => return Err(self.0.limits.queue_is_full()),
                 Attempt::Elsewhere(reason) => {
                     // A hint was stale, or a group is between leaders: look again, but not hotly.

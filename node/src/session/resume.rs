@@ -39,6 +39,12 @@ impl Sessions {
     /// `SessionNotFound` only when that is certain, else `DirectoryUnavailable`; `WorkerLost` when
     /// the session lives but its worker can't be reached.
     pub async fn resume(&self, id: RequestId, ask: &Ask) -> Result<Joined, Fault> {
+        let joined = self.join(id, ask).await?;
+        self.0.metrics.session_resumes.observe(ask.began.elapsed());
+        Ok(joined)
+    }
+
+    async fn join(&self, id: RequestId, ask: &Ask) -> Result<Joined, Fault> {
         let group = self.home(id, ask.deadline).await?;
         let known = match self.known(&group, id, ask)? {
             Some(known) => known,

@@ -3,7 +3,6 @@
 use super::levels::Levels;
 use super::life::{Life, message};
 use super::roster::Known;
-use crate::tunnel::Speaks;
 use crate::tunnel::close::printable;
 use crate::{clock, net};
 use pontoon_proto::id::RequestId;
@@ -120,7 +119,6 @@ async fn attach(
         held: life.held(),
         name: settings.name.clone(),
         build: env!("CARGO_PKG_VERSION").to_owned(),
-        http2: life.speaks == Speaks::Http2,
     };
     let _room = sender.try_send(message(Message::Hello(hello)));
     let mut request = Request::new(ReceiverStream::new(receiver));

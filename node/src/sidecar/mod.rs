@@ -28,6 +28,8 @@ pub use options::Options;
 use crate::drain::{Drain, Draining, Stage};
 use crate::{clock, net, tasks};
 use attach::{Attachment, Over};
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use health::{Probe, Verdict};
 use levels::Levels;
 use life::Life;
@@ -233,7 +235,7 @@ async fn live(
     tracing::info!(worker = %life.id, address = settings.worker, "the worker is healthy");
     let roster = Roster::new(&settings.region, &settings.nodes);
     let attachment = Attachment::new(roster, attached.clone());
-    let mut attach = pin!(attachment.run(life));
+    let mut attach = pin!(attachment.run(life).fuse());
     let mut leaving = drain.clone();
     let (ended, cause) = tokio::select! {
         over = &mut attach => match over {
@@ -250,9 +252,13 @@ async fn live(
     }
     let at_once = drain.reached(Stage::Stopped);
     let close = async {
-        // The attached nodes are told while the tunnels close.
-        let tell = timeout(TELL_WITHIN, &mut attach);
-        let (_told, ()) = tokio::join!(tell, life.die(&cause));
+        // The attached nodes are told while the tunnels close; nobody is attached to a spent id.
+        let tell = async {
+            if !attach.is_terminated() {
+                let _told = timeout(TELL_WITHIN, &mut attach).await;
+            }
+        };
+        tokio::join!(tell, life.die(&cause));
     };
     tokio::select! {
         () = close => {}

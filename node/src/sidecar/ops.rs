@@ -2,6 +2,7 @@
 
 use super::Counters;
 use crate::net::{TcpListener, TcpStream};
+use crate::ops::metrics::{header, sample};
 use crate::tasks;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
@@ -84,23 +85,74 @@ const PLAIN: &str = "text/plain; version=0.0.4";
 fn metrics(shown: &Shown, attached: usize) -> String {
     let counters = &shown.counters;
     let series = [
-        ("gauge", "attached_nodes", attached as u64),
-        ("gauge", "tunnels_open", counters.tunnels_open.get()),
+        (
+            "gauge",
+            "attached_nodes",
+            "Nodes that this sidecar is attached to.",
+            attached as u64,
+        ),
+        (
+            "gauge",
+            "tunnels_open",
+            "Tunnels.",
+            counters.tunnels_open.get(),
+        ),
         (
             "counter",
             "tunnels_opened_total",
+            "Tunnels opened.",
             counters.tunnels_opened.get(),
         ),
-        ("counter", "dials_failed_total", counters.dials_failed.get()),
+        (
+            "counter",
+            "dials_failed_total",
+            "Tunnels that could not be dialed.",
+            counters.dials_failed.get(),
+        ),
         (
             "counter",
             "sessions_ended_total",
+            "Sessions let go.",
             counters.sessions_ended.get(),
         ),
-        ("counter", "worker_lives_total", counters.lives.get()),
+        (
+            "counter",
+            "worker_lives_total",
+            "Lives of the worker, each with an id of its own.",
+            counters.lives.get(),
+        ),
     ];
-    let line = |(kind, name, value): &(&str, &str, u64)| {
-        format!("# TYPE pontoon_sidecar_{name} {kind}\npontoon_sidecar_{name} {value}\n")
-    };
-    series.iter().map(line).collect()
+    let mut page = String::new();
+    for (kind, name, help, value) in series {
+        let name = format!("pontoon_sidecar_{name}");
+        header(&mut page, &name, help, kind);
+        sample(&mut page, &name, &[], value as f64);
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k_ops_1_every_metric_has_help_and_is_explained_in_the_documentation() {
+        let shown = Shown {
+            counters: Arc::default(),
+            attached: watch::channel(0).1,
+        };
+        let page = metrics(&shown, 2);
+        assert!(
+            page.contains("pontoon_sidecar_attached_nodes 2\n"),
+            "{page}"
+        );
+        let names = page.lines().filter_map(|line| {
+            let (name, _help) = line.strip_prefix("# HELP ")?.split_once(' ')?;
+            Some(name)
+        });
+        let explained = include_str!("../../../docs/metrics.md");
+        for name in names {
+            assert!(explained.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
 }

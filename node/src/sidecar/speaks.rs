@@ -6,6 +6,7 @@
 use super::health::Check;
 use crate::net;
 use crate::tunnel::Speaks;
+use pontoon_proto::connect::PREFACE;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,8 +15,8 @@ use tokio::time::timeout;
 /// How long the worker may take: it has just answered its health check.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// The client's preface and an empty SETTINGS frame (RFC 9113 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// What follows the client's preface: a SETTINGS frame, empty (RFC 9113 3.4).
+const EMPTY_SETTINGS: &[u8; HEAD] = &[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
 
 /// A frame's head, and the type of SETTINGS in it (RFC 9113 4.1, 6.5).
 const HEAD: usize = 9;
@@ -35,7 +36,8 @@ pub(super) async fn ask(address: &str, check: &Check) -> Speaks {
 
 async fn answers_preface(address: &str) -> io::Result<bool> {
     let mut stream = net::dial(address, WITHIN).await?;
-    stream.write_all(PREFACE).await?;
+    let asks = [&PREFACE[..], EMPTY_SETTINGS].concat();
+    stream.write_all(&asks).await?;
     let mut head = [0; HEAD];
     stream.read_exact(&mut head).await?;
     // An HTTP/1.1 status line has "P/1" where the type and the stream stand.

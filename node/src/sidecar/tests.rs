@@ -11,7 +11,7 @@ use crate::tunnel::{Carries, LinkError, Tunnel};
 use bytes::Bytes;
 use pontoon_proto::id::WorkerId;
 use pontoon_proto::worker::{NodeMessage, OpenTunnel, node_message};
-use pontoon_raft::directory::command::{DrainReason, EndReason};
+use pontoon_raft::directory::command::{Command, DrainReason, EndReason};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -430,6 +430,34 @@ async fn h_5_a_lost_control_stream_closes_no_tunnel_to_another_node() {
     })
     .await;
     assert_eq!(call(&tunnel, "on").await.unwrap(), "on");
+}
+
+#[tokio::test]
+async fn h_21_a_sidecar_whose_id_was_declared_lost_begins_a_new_life() {
+    let group = Group::new(1);
+    let mut nodes = Vec::new();
+    for number in 1..=3 {
+        nodes.push(Node::start(&group, number).await);
+    }
+    let worker = Worker::start("127.0.0.1:0").await;
+    let all: Vec<_> = nodes.iter().collect();
+    let sidecar = start(settings(&worker, &all));
+    let first = attached_at(&group, 2).await;
+    let attached_to = |at| {
+        let directory = group.directory();
+        let worker = directory.worker(first).unwrap();
+        directory.attached(worker).any(|node| node == at)
+    };
+    let left = nodes.iter().find(|node| attached_to(node.at)).unwrap();
+
+    // As after a long sleep: the id is lost, and the next attach is refused for it.
+    group.apply(Command::WorkerDead { worker: first });
+    left.stop();
+    until("attached anew", || {
+        assert!(!sidecar.process.is_finished(), "it goes on");
+        attached(&group).filter(|(id, count)| *id != first && *count == 2)
+    })
+    .await;
 }
 
 #[tokio::test]

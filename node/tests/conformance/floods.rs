@@ -22,7 +22,7 @@ pub const ROWS: &[Row] = &[Row {
 async fn raw(target: &Target) -> Result<net::TcpStream, String> {
     let dialed = net::dial(&target.address, Duration::from_secs(5)).await;
     let mut stream = dialed.map_err(|error| error.to_string())?;
-    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut hello = pontoon_proto::connect::PREFACE.to_vec();
     hello.extend_from_slice(&frame(4, 0, 0, &[]));
     stream
         .write_all(&hello)

@@ -159,7 +159,7 @@ async fn upgrade_to_h2(target: Target) -> Checked {
         Some("h2c"),
         "the protocol"
     );
-    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut hello = pontoon_proto::connect::PREFACE.to_vec();
     hello.extend_from_slice(&crate::listener::frame(4, 0, 0, &[]));
     raw.0
         .write_all(&hello)

@@ -38,6 +38,9 @@ pub const ROWS: &[Row] = &[
 /// and the buffers of four sockets, rounded up.
 const IN_FLIGHT_MAX: u64 = 12 << 20;
 
+/// When a worker has been told that its client left, by the contract.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
 /// A piece of a body that is written for ever.
 const PIECE: usize = 64 << 10;
 
@@ -115,48 +118,74 @@ async fn write_until_stuck(out: &mut ::h2::SendStream<Bytes>) -> Result<u64, Str
     Ok(written)
 }
 
+/// How a client gives a call up.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    ResetsBeforeTheAnswer,
+    ResetsBehindIt,
+    Closes,
+}
+
 async fn gone(target: Target) -> Checked {
-    let worker = &target.world.worker;
-    for (how, way) in ["resets before the answer", "resets behind it", "closes"]
-        .iter()
-        .enumerate()
-    {
-        let tag = format!("gone-{}", uuid::Uuid::new_v4());
-        let call = target.ask("POST", "/gone").grpc().with("x-echo-tag", &tag);
-        let call = call.with(
-            if how == 1 {
-                "x-echo-stall"
-            } else {
-                "x-echo-hold"
-            },
-            "1",
-        );
-        let conn = h2::Conn::open(&target.address).await?;
-        let mut open = conn.begin(&call, false).await?;
-        h2::send(&mut open.out, message(b"x"))
-            .await
-            .map_err(h2::said)?;
-        until("the worker has the call", || !worker.notes(&tag).is_empty()).await?;
-        let began = pontoon::clock::now();
-        match how {
-            0 => open.out.send_reset(::h2::Reason::CANCEL),
-            1 => {
-                let (response, _) = h2::head(open.answer).await?;
-                drop(response);
-                open.out.send_reset(::h2::Reason::CANCEL);
+    for way in [
+        Leaves::ResetsBeforeTheAnswer,
+        Leaves::ResetsBehindIt,
+        Leaves::Closes,
+    ] {
+        let mut took = Duration::MAX;
+        // A busy machine may hold up either side of one call; who is late by himself always is.
+        for _ in 0..3 {
+            took = took.min(told_after(&target, way).await?);
+            if took < TOLD_WITHIN {
+                break;
             }
-            _ => drop((open, conn)),
         }
-        let told = until("told", || worker.notes(&tag).len() > 1).await;
-        let took = began.elapsed();
-        told.map_err(|_| format!("the worker is not told of a client that {way}"))?;
-        // 1 s by the contract, and as much again for a busy machine.
         ensure!(
-            took < Duration::from_secs(2),
-            "told after {took:?} that a client {way}"
+            took < TOLD_WITHIN,
+            "the worker is told after {took:?} that a client {way:?}"
         );
     }
     Ok(())
+}
+
+/// How long after the client gave a call up the worker was told.
+async fn told_after(target: &Target, way: Leaves) -> Result<Duration, String> {
+    let worker = &target.world.worker;
+    let tag = format!("gone-{}", uuid::Uuid::new_v4());
+    let held = match way {
+        Leaves::ResetsBehindIt => "x-echo-stall",
+        _ => "x-echo-hold",
+    };
+    let call = target.ask("POST", "/gone").grpc().with("x-echo-tag", &tag);
+    let conn = h2::Conn::open(&target.address).await?;
+    let mut open = conn.begin(&call.with(held, "1"), false).await?;
+    h2::send(&mut open.out, message(b"x"))
+        .await
+        .map_err(h2::said)?;
+    until("the worker has the call", || !worker.notes(&tag).is_empty()).await?;
+    let left = match way {
+        Leaves::ResetsBeforeTheAnswer => {
+            let left = pontoon::clock::now();
+            open.out.send_reset(::h2::Reason::CANCEL);
+            left
+        }
+        Leaves::ResetsBehindIt => {
+            let (response, _) = h2::head(open.answer).await?;
+            let left = pontoon::clock::now();
+            drop(response);
+            open.out.send_reset(::h2::Reason::CANCEL);
+            left
+        }
+        Leaves::Closes => {
+            let left = pontoon::clock::now();
+            drop((open, conn));
+            left
+        }
+    };
+    let told = until("told", || worker.notes(&tag).len() > 1).await;
+    told.map_err(|_| format!("the worker is not told of a client that {way:?}"))?;
+    let (at, _) = worker.noted(&tag).swap_remove(1);
+    Ok(at.saturating_duration_since(left))
 }
 
 async fn large(target: Target) -> Checked {

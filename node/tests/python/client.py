@@ -72,6 +72,7 @@ def finished(call, method, began, bodies):
         "initial": pairs(call.initial_metadata()),
         "trailing": pairs(call.trailing_metadata()),
         "messages": [answer_of(method, body) for body in bodies],
+        "began": began,
         "seconds": time.monotonic() - began,
     }
 
@@ -94,8 +95,9 @@ def connect(command):
 
 
 def close(command):
+    at = time.monotonic()
     channels.pop(command["channel"]).close()
-    return {}
+    return {"at": at}
 
 
 def unary(command):
@@ -182,9 +184,10 @@ def stream_finish(command):
 
 def stream_cancel(command):
     stream = streams[command["stream"]]
+    at = time.monotonic()
     stream.call.cancel()
     stream.finish()
-    return {}
+    return {"at": at}
 
 
 def server_stream(command):

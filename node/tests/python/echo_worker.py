@@ -1,11 +1,13 @@
 """An ordinary gRPC server that knows nothing of Pontoon: any such server can be a worker.
 
-Prints one JSON line with its port, then one line per event that a test may wait for. Arguments: a name, and a port (default: a free one).
+Prints one JSON line with its port, then one line per event that a test may wait for, with its time by
+the machine's monotonic clock, which all processes share. Arguments: a name, and a port (default: a free one).
 """
 
 import json
 import sys
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -19,7 +21,7 @@ out = threading.Lock()
 
 def say(**event):
     with out:
-        print(json.dumps(event), flush=True)
+        print(json.dumps({**event, "at": time.monotonic()}), flush=True)
 
 
 def raw(message):

@@ -188,10 +188,10 @@ impl Client {
         self.run(json!({"do": "connect", "channel": channel, "target": target, "ca": ca}));
     }
 
-    /// Closes a channel.
+    /// Closes a channel; says when.
     #[track_caller]
-    pub fn close(&self, channel: &str) {
-        self.run(json!({"do": "close", "channel": channel}));
+    pub fn close(&self, channel: &str) -> Value {
+        self.run(json!({"do": "close", "channel": channel}))
     }
 
     /// Begins a call of the demo function's `sum` model.

@@ -109,12 +109,14 @@ impl Worker {
         &self.process
     }
 
-    /// Waits until it said something.
+    /// Waits until it said an event that begins so; the event.
     #[track_caller]
-    pub fn says(&self, bound: Duration, what: &str) {
-        wait::until(bound, what, || {
-            self.process.output().contains(what).then_some(())
-        });
+    pub fn says(&self, what: &str) -> Value {
+        wait::until(Duration::from_secs(10), what, || {
+            let output = self.process.output();
+            let line = output.lines().find(|line| line.contains(what))?;
+            serde_json::from_str(line).ok()
+        })
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::world::{Event, Plan, World, bounded, read, until};
 use crate::drain::Stage;
+use crate::listen::close::CloseReason;
 use crate::listen::limits::Limits;
 use crate::net::TcpStream;
 use bytes::Bytes;
 use h2::Reason;
+use pontoon_proto::connect::PREFACE;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -29,7 +31,7 @@ async fn c_lsn_3_connections_beyond_the_limit_are_closed_at_once_and_counted() {
     first.unary(&[]).await;
     let mut second = TcpStream::connect(world.address).await.unwrap();
     assert!(read_to_end(&mut second).await.is_empty());
-    assert_eq!(world.counters.connections_refused.get(), 1);
+    assert_eq!(world.counters.closes(CloseReason::TooMany), 1);
     assert_eq!(first.unary(&[]).await.body, "hello");
     drop(first);
     until("the place is free again", || {
@@ -55,7 +57,7 @@ async fn c_lsn_3_a_peer_that_says_nothing_is_closed() {
         .unwrap();
     read_to_end(&mut other).await;
     until("both are counted", || {
-        world.counters.connections_mute.get() == 2
+        world.counters.closes(CloseReason::Mute) == 2
     })
     .await;
 }
@@ -166,8 +168,9 @@ async fn c_lsn_4_a_peer_that_answers_no_ping_is_found() {
     .await;
     // A preface and an empty SETTINGS, and then nothing more, not even an answer.
     let mut stream = TcpStream::connect(world.address).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
     stream
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
         .await
         .unwrap();
     read_to_end(&mut stream).await;

@@ -1,6 +1,6 @@
 //! What is refused, in which order, and with what certainty.
 
-use super::world::{F, Plan, World};
+use super::world::{F, Plan, World, until};
 use pontoon_proto::fault::Fault;
 use pontoon_proto::key::{self, KeyClass};
 use pontoon_raft::catalog::command::VersionPolicy;
@@ -157,6 +157,23 @@ async fn c_err_14_connect_is_not_supported() {
     let answer = client.send(request, b"").await.unwrap();
     assert_eq!(answer.head.status(), 501);
     assert_eq!(answer.body, "not supported");
+}
+
+#[tokio::test]
+async fn a_flood_of_refused_calls_is_counted_and_not_logged_one_by_one() {
+    let world = World::new().await;
+    let mut client = world.connect().await;
+    for _ in 0..100 {
+        let request = http::Request::builder().uri("http://gateway/");
+        assert_eq!(client.send(request, b"").await.unwrap().head.status(), 401);
+    }
+    until("all are counted", || {
+        let mut faults = world.counters.faults();
+        faults.any(|(fault, count)| fault == Fault::NoCredential && count == 100)
+    })
+    .await;
+    // Three lines a second, however long this took; it takes milliseconds.
+    assert!(world.counters.calls_unlogged.get() > 0);
 }
 
 #[tokio::test]

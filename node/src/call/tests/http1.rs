@@ -2,7 +2,9 @@
 
 use super::world::{F, Plan, World, bounded, until};
 use crate::drain::Stage;
+use crate::listen::close::CloseReason;
 use crate::net::TcpStream;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -155,6 +157,16 @@ async fn c_err_10_an_answer_that_breaks_is_cut_and_never_looks_complete() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_host_opens_no_session() {
+    let world = World::new().await;
+    let mut client = Client::connect(&world).await;
+    client.keys = client.keys.replace("Host: gateway.test\r\n", "");
+    let answer = client.ask("GET /unary", "\r\n").await;
+    assert!(answer.head.starts_with("http/1.1 501"), "{}", answer.head);
+    assert_eq!(world.sessions.open_starts.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
 async fn c_fwd_8_a_client_that_leaves_is_seen_by_the_worker() {
     let world = World::new().await;
     let mut client = Client::connect(&world).await;
@@ -185,7 +197,7 @@ async fn c_lsn_3_a_head_that_never_ends_is_given_up_also_behind_a_good_request()
     while slow.more().await {}
     assert!(slow.read.is_empty());
     until("it is counted", || {
-        world.counters.connections_mute.get() == 1
+        world.counters.closes(CloseReason::Mute) == 1
     })
     .await;
 }

@@ -362,6 +362,7 @@ impl World {
             catalog: catalog.clone(),
             sessions: Fake(sessions.clone()),
             counters: counters.clone(),
+            chatter: Arc::default(),
             limits: plan.limits,
             region: "us-east".to_owned(),
             cookies: CookiePolicy::default(),

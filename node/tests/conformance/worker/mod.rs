@@ -29,11 +29,13 @@ mod h2;
 
 pub use h2::send as send_all;
 
+use pontoon::clock;
 use pontoon::net::{self, TcpStream};
 use pontoon::tasks::{self, Kind};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::Instant;
 
 /// A worker that listens.
 #[derive(Clone)]
@@ -45,14 +47,15 @@ pub struct EchoWorker {
 
 /// What happened, by tag.
 #[derive(Default)]
-pub struct Notes(Mutex<BTreeMap<String, Vec<String>>>);
+pub struct Notes(Mutex<BTreeMap<String, Vec<(Instant, String)>>>);
 
 impl Notes {
     /// Adds what happened to a call of this tag.
     fn add(&self, tag: &str, what: impl Into<String>) {
         if !tag.is_empty() {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(tag.to_owned()).or_default().push(what.into());
+            let note = (clock::now(), what.into());
+            all.entry(tag.to_owned()).or_default().push(note);
         }
     }
 
@@ -60,7 +63,7 @@ impl Notes {
     fn count(&self, tag: &str, what: &str) -> usize {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let notes = all.get(tag).into_iter().flatten();
-        notes.filter(|note| *note == what).count()
+        notes.filter(|(_, note)| note == what).count()
     }
 }
 
@@ -88,6 +91,12 @@ impl EchoWorker {
 
     /// What was noted under a tag so far.
     pub fn notes(&self, tag: &str) -> Vec<String> {
+        let notes = self.noted(tag).into_iter();
+        notes.map(|(_, note)| note).collect()
+    }
+
+    /// The same, with the times at which it happened.
+    pub fn noted(&self, tag: &str) -> Vec<(Instant, String)> {
         let all = self.notes.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(tag).cloned().unwrap_or_default()
     }
