@@ -12,14 +12,10 @@ dev *ARGS:
 test *ARGS:
     cargo test --release --workspace {{ARGS}}
 
-# Measures one thing beside the systems that do the same: opens, failover. docs/benchmarks.md has more.
+# Measures one thing beside the systems that do the same: calls, opens, failover, floods. docs/benchmarks.md has more.
 bench NAME *ARGS:
     cargo build --release -p pontoon -p pontoon-chaos
     cargo run --release -p pontoon-chaos -- bench {{NAME}} {{ARGS}}
-
-# Added latency of a call through a warm session, against the same call straight to the worker.
-bench-call:
-    cargo test --release -p pontoon --test bench -- --ignored --nocapture
 
 # Change the files so that `verify` has less to say.
 fix:

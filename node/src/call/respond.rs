@@ -8,7 +8,7 @@ use h2::Reason;
 use h2::server::SendResponse;
 use http::{HeaderMap, Response};
 use hyper::upgrade::OnUpgrade;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
 
 /// An HTTP/1.1 answer; without one the connection is cut, which is how HTTP/1.1 resets a stream.
@@ -43,6 +43,12 @@ impl Respond {
                 None => Poll::Pending,
             },
         }
+    }
+
+    /// Whether the client has left already.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        let mut nobody = Context::from_waker(Waker::noop());
+        self.poll_reset(&mut nobody).is_ready()
     }
 
     /// Whether an HTTP/1.1 upgrade is possible.

@@ -152,9 +152,15 @@ where
             accepted = poll_fn(|cx| gather.poll(cx, |cx| h2.poll_accept(cx))) => match accepted {
                 Some(Ok((request, respond))) => {
                     cx.counters.calls_total.up();
+                    let mut respond = Respond::H2(respond);
+                    if respond.is_gone() {
+                        // Reset before it began: a flood of such calls costs no more than counting.
+                        cx.counters.calls_cancelled.up();
+                        connection.begins().ends(true, limits.resets_max);
+                        continue;
+                    }
                     let draining = draining.clone();
                     let request = request.map(Source::H2);
-                    let respond = Respond::H2(respond);
                     let call = call::serve(cx.clone(), connection.clone(), draining, request, respond);
                     tasks::spawn(Kind::Worker, "call", call);
                 }
