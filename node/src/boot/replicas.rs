@@ -4,7 +4,7 @@ use crate::call::CatalogReplica;
 use crate::tunnel::{Directories, Grant, KeyRefused, Unanswered};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use pontoon_proto::id::{NodeBoot, RegionId};
+use pontoon_proto::id::{NodeBoot, NodeId, RegionId};
 use pontoon_proto::key;
 use pontoon_proto::worker as pb;
 use pontoon_raft::catalog::Catalog;
@@ -122,6 +122,10 @@ impl Directories for Replicas {
 
     fn restored(&self, region: RegionId) -> Option<watch::Receiver<u64>> {
         self.0.region(region).map(|group| group.restored())
+    }
+
+    fn is_node(&self, node: NodeId) -> bool {
+        self.0.catalog().state().node(node).is_some()
     }
 
     fn nodes(&self) -> Vec<pb::NodeAddress> {
