@@ -139,6 +139,7 @@ impl Directories for Replicas {
                     .map(|region| region.name.clone())
                     .unwrap_or_default(),
                 worker: node.worker.clone(),
+                node: u64::from(node.at.node.0),
             })
             .collect()
     }

@@ -221,6 +221,7 @@ impl Node {
             name: format!("n{number}"),
             region: REGION.to_owned(),
             worker: address.clone(),
+            node: u64::from(number),
         });
         let stop = CancellationToken::new();
         let seen = Seen {
