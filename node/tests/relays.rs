@@ -363,9 +363,10 @@ fn c_err_10_c_rsm_1_a_relaying_node_is_killed_and_only_the_stream_is_lost() {
     client.connect("entry", &entry.client);
     let first = client.echo("entry", &function.keys(&[]), "one");
     let (id, count) = (first.session(), first.json()["count"].as_i64());
-    let relaying = recorded.recorders.iter();
-    let relaying = relaying.filter(|(_, recorder)| recorder.header(&id, "Authorization").is_some());
-    let (relaying, _) = relaying.last().expect("its CONNECT was seen");
+    let mut recorders = recorded.recorders.iter();
+    let (relaying, _) = recorders
+        .find(|(_, recorder)| recorder.header(&id, "Authorization").is_some())
+        .expect("its CONNECT was seen");
     let keys = function.keys(&[("nvcf-reqid", &id)]);
     client.run(json!({
         "do": "stream_open", "channel": "entry", "stream": "s", "method": "/test.Echo/Bidi",
@@ -429,7 +430,7 @@ fn haproxy(folder: &Path, behind: &[Vec<&str>]) -> Option<(Process, Vec<String>)
         support::skipped("there is no haproxy");
         return None;
     }
-    let mut config = "global\n  maxconn 40000\ndefaults\n  mode tcp\n  timeout connect 2s\n  \
+    let mut config = "global\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 2s\n  \
                       timeout client 1h\n  timeout server 1h\n  balance roundrobin\n"
         .to_owned();
     let mut listening = Vec::new();

@@ -192,8 +192,8 @@ pub(crate) async fn carry(
         let down = flow(read_above, write_below, &mut to_worker);
         let both = async {
             // The first that breaks ends both.
-            let up = async { up.await.map_err(|(at, error)| (at.from_below(), error)) };
-            let down = async { down.await.map_err(|(at, error)| (at.from_above(), error)) };
+            let up = async { up.await.map_err(|(at, error)| (at.going_up(), error)) };
+            let down = async { down.await.map_err(|(at, error)| (at.going_down(), error)) };
             tokio::try_join!(up, down)
         };
         tokio::select! {
@@ -224,7 +224,7 @@ enum Broke {
 
 impl Broke {
     /// Of a flow from the sidecar to the entry node.
-    fn from_below(self) -> End {
+    fn going_up(self) -> End {
         match self {
             Broke::Reading => End::SidecarBroke,
             Broke::Writing => End::EntryBroke,
@@ -232,7 +232,7 @@ impl Broke {
     }
 
     /// Of a flow from the entry node to the sidecar.
-    fn from_above(self) -> End {
+    fn going_down(self) -> End {
         match self {
             Broke::Reading => End::EntryBroke,
             Broke::Writing => End::SidecarBroke,
