@@ -1,8 +1,9 @@
 //! One node of Pontoon, its sidecar, and everything that is started with the `pontoon` command.
 //!
 //! To follow a call, read the folders in this order: [`listen`] (sockets), [`call`] (one exchange),
-//! [`session`] (which worker), [`tunnel`] (how to reach it), [`sidecar`] (the other end). [`peer`]
-//! is what nodes say to each other, [`admin`] what operators say to them.
+//! [`session`] (which worker), [`tunnel`] (how to reach it), [`relay`] (when another node is in
+//! between), [`sidecar`] (the other end). [`peer`] is what nodes say to each other, [`admin`] what
+//! operators say to them.
 
 pub mod admin;
 pub mod boot;
@@ -22,6 +23,7 @@ pub mod peer;
 pub mod pipe;
 pub mod prefixed;
 pub mod random;
+pub mod relay;
 pub mod session;
 pub mod sidecar;
 pub mod tasks;

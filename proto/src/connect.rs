@@ -80,6 +80,10 @@ pub enum Refusal {
     InvalidId,
     /// The token is not a good ticket for this id; one text for every cause.
     InvalidAuth,
+    /// The node that issued the ticket gives no answer to the one that the CONNECT landed on.
+    EntryUnreachable,
+    /// This node relays no more CONNECTs for now.
+    RelaysLimited,
     /// Not HTTP/1.1.
     Malformed,
     /// Longer than [`HEAD_MAX`] or with more lines than we read.
@@ -104,6 +108,14 @@ impl Refusal {
             Refusal::InvalidAuth => (
                 "403 Forbidden",
                 "HTTP CONNECT request is missing valid auth",
+            ),
+            Refusal::EntryUnreachable => (
+                "502 Bad Gateway",
+                "the node that issued this ticket can't be reached from here",
+            ),
+            Refusal::RelaysLimited => (
+                "503 Service Unavailable",
+                "this node relays no more tunnels for now",
             ),
             Refusal::Malformed => ("400 Bad Request", "not an HTTP/1.1 request"),
             Refusal::TooLarge => ("431 Request Header Fields Too Large", "head too large"),

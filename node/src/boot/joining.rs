@@ -225,6 +225,7 @@ async fn blocking<T: Send + 'static>(
 fn fresh(identity: &Arc<Identity>) -> Handlers {
     Handlers {
         pass: Arc::new(|_, _, _| async { pb::pass_reply::Outcome::NotAttached }.boxed()),
+        relay: crate::relay::refuse_all(),
         greet: greet(identity),
         admit: Arc::new(|_| {
             let status = Status::unavailable("this node has no number itself yet");

@@ -4,7 +4,7 @@ use crate::call::CatalogReplica;
 use crate::tunnel::{Directories, Grant, KeyRefused, Unanswered};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use pontoon_proto::id::{NodeBoot, RegionId};
+use pontoon_proto::id::{NodeBoot, NodeId, RegionId};
 use pontoon_proto::key;
 use pontoon_proto::worker as pb;
 use pontoon_raft::catalog::Catalog;
@@ -124,6 +124,10 @@ impl Directories for Replicas {
         self.0.region(region).map(|group| group.restored())
     }
 
+    fn is_node(&self, node: NodeId) -> bool {
+        self.0.catalog().state().node(node).is_some()
+    }
+
     fn nodes(&self) -> Vec<pb::NodeAddress> {
         let catalog = self.0.catalog().state();
         catalog
@@ -135,6 +139,7 @@ impl Directories for Replicas {
                     .map(|region| region.name.clone())
                     .unwrap_or_default(),
                 worker: node.worker.clone(),
+                node: u64::from(node.at.node.0),
             })
             .collect()
     }

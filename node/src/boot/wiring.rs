@@ -60,12 +60,15 @@ impl Parts {
             &tunnel::close::labels(),
             &tunnel::close::CODES,
         ));
-        let passing = peers.clone();
+        let (passing, relaying) = (peers.clone(), peers.clone());
         let tunnels = Tunnels::start(tunnel::Parts {
             directories: Arc::new(Replicas(cluster.clone())),
             passer: Arc::new(move |node: NodeId, request, within| {
                 let peers = passing.clone();
                 async move { peers.pass(node, request, within).await }.boxed()
+            }),
+            relayer: Arc::new(move |node, open, frames, within| {
+                relaying.relay(node, open, frames, within)
             }),
             advertised: config.advertise.worker.clone(),
             cluster: config.cluster_id,
@@ -99,9 +102,13 @@ impl Parts {
             let sidecars = tunnels.sidecars().clone();
             async move { sidecars.pass(worker, message, confirm).await.into() }.boxed()
         });
+        let tunnels = self.tunnels.clone();
+        let relay: peer::RelayHandler =
+            Arc::new(move |open, frames| tunnels.relayed(&open, frames));
         let peers = self.peers.clone();
         let handlers = peer::Handlers {
             pass,
+            relay,
             greet: joining::greet(self.cluster.identity()),
             admit: joining::admission(&self.config, &self.cluster, &peers),
             folder: self.cluster.identity().folder(),

@@ -5,6 +5,7 @@
 //! from the start, so that a rate over it is never missing its first sample. Hot counters are plain
 //! atomics: counting costs a few nanoseconds and takes no lock.
 
+use crate::relay;
 use pontoon_proto::id::{FunctionId, TenantId, VersionId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -84,7 +85,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Counts one.
     pub fn add(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.add_many(1);
+    }
+
+    /// Counts many.
+    pub fn add_many(&self, many: u64) {
+        self.0.fetch_add(many, Relaxed);
     }
 }
 
@@ -106,8 +112,13 @@ impl Counters {
 
     /// Counts one under this value; a value that is not on the list is not counted.
     pub fn add(&self, value: &str) {
+        self.add_many(value, 1);
+    }
+
+    /// Counts many under this value.
+    pub fn add_many(&self, value: &str, many: u64) {
         if let Some((_, counter)) = self.values.iter().find(|(known, _)| *known == value) {
-            counter.add();
+            counter.add_many(many);
         }
     }
 }
@@ -175,6 +186,10 @@ pub struct Metrics {
     pub worker_connect: Counters,
     pub worker_token_issued: Counter,
     pub opens_refused: Counters,
+    pub relays_active: std::sync::Arc<Gauge>,
+    pub relays: Counters,
+    pub relays_closed: Counters,
+    pub relay_bytes: Counters,
     functions: Mutex<BTreeMap<Function, (u64, Instant)>>,
 }
 
@@ -194,6 +209,10 @@ impl Metrics {
             worker_connect: Counters::new("result", &CONNECT_RESULTS),
             worker_token_issued: Counter::default(),
             opens_refused: Counters::new("limit", &OPENS_REFUSED),
+            relays_active: Default::default(),
+            relays: Counters::new("result", &relay::RESULTS),
+            relays_closed: Counters::new("reason", &relay::ends()),
+            relay_bytes: Counters::new("direction", &["to_worker", "from_worker"]),
             functions: Mutex::default(),
         }
     }
@@ -300,11 +319,37 @@ impl Metrics {
                 sample(&mut out, &name, &[(family.label, value)], count);
             }
         }
-        let (name, family) = ("pontoon_opens_refused_total", &self.opens_refused);
-        header(&mut out, name, "New sessions refused, by limit.", "counter");
-        for (value, counter) in &family.values {
-            let count = counter.0.load(Relaxed) as f64;
-            sample(&mut out, name, &[(family.label, value)], count);
+        let name = "pontoon_relays_active";
+        header(&mut out, name, "Tunnels relayed to other nodes.", "gauge");
+        sample(&mut out, name, &[], self.relays_active.get() as f64);
+        let families = [
+            (
+                "pontoon_opens_refused_total",
+                "New sessions refused, by limit.",
+                &self.opens_refused,
+            ),
+            (
+                "pontoon_relays_total",
+                "CONNECTs whose ticket another node issued, by result.",
+                &self.relays,
+            ),
+            (
+                "pontoon_relays_closed_total",
+                "Relays ended, by reason.",
+                &self.relays_closed,
+            ),
+            (
+                "pontoon_relay_bytes_total",
+                "Bytes relayed, counted at the end of each relay.",
+                &self.relay_bytes,
+            ),
+        ];
+        for (name, help, family) in families {
+            header(&mut out, name, help, "counter");
+            for (value, counter) in &family.values {
+                let count = counter.0.load(Relaxed) as f64;
+                sample(&mut out, name, &[(family.label, value)], count);
+            }
         }
         self.render_functions(&mut out, now);
         out

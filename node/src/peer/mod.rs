@@ -1,9 +1,9 @@
 //! What nodes say to each other: Raft, forwarded proposals, messages for sidecars attached elsewhere.
 //!
 //! [`Peers`] is the client side, cheap to clone and shared by everybody in the node. It finds a
-//! node's name and address in a table that the boot code keeps current, and holds two kept connections
-//! ([`link`]) to each node that it speaks to: one for Raft and what must not wait behind bulk, one
-//! for the rest. [`transport`] is the face that the raft crate sees, [`pulse`] measures round trips,
+//! node's name and address in a table that the boot code keeps current, and holds up to three kept
+//! connections ([`link`]) to each node that it speaks to: one for Raft and what must not wait behind
+//! bulk, one for relayed tunnels, one for the rest. [`transport`] is the face that the raft crate sees, [`pulse`] measures round trips,
 //! [`serve`] is the other end.
 //!
 //! Nothing is retried here. An error says whether the message surely never left this node, because
@@ -20,13 +20,13 @@ mod tests_tls;
 mod transport;
 
 pub use link::Place;
-pub use serve::{AdmitHandler, GreetHandler, Handlers, PassHandler, serve};
+pub use serve::{AdmitHandler, GreetHandler, Handlers, PassHandler, RelayHandler, serve};
 
-use crate::clock;
 use crate::tls::Tls;
+use crate::{clock, relay};
 use arc_swap::ArcSwap;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use link::{Dialer, Link};
 use pontoon_proto::id::{NodeBoot, NodeId};
 use pontoon_proto::peer as pb;
@@ -39,7 +39,9 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::timeout_at;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -75,13 +77,15 @@ pub struct Me {
     pub at: NodeBoot,
 }
 
-/// Which of the two connections to a node.
+/// Which of the connections to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     /// Raft, forwarded proposals and reads, beats, pings: small and urgent.
     Raft,
     /// Snapshots, and messages for sidecars.
     Rest,
+    /// Relayed tunnels.
+    Relay,
 }
 
 /// The clients to all other nodes.
@@ -179,6 +183,26 @@ impl Peers {
         self.call(to, Class::Rest, within, |channel| async move {
             peer_client(channel).pass(request).await
         })
+    }
+
+    /// Relays a tunnel to the node that issued its ticket. The envelope is filled in here; `within` is
+    /// for the answer's head.
+    pub fn relay(
+        &self,
+        to: NodeId,
+        mut open: pb::RelayOpen,
+        frames: mpsc::Receiver<pb::RelayFrame>,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<relay::Frames, Unreachable>> {
+        open.envelope = Some(self.envelope());
+        let first = pb::RelayFrame {
+            frame: Some(pb::relay_frame::Frame::Open(open)),
+        };
+        let frames = stream::iter([first]).chain(ReceiverStream::new(frames));
+        let opened = self.call(to, Class::Relay, within, |channel| async move {
+            peer_client(channel).relay(frames).await
+        });
+        async move { Ok(opened.await?.boxed()) }.boxed()
     }
 
     /// Asks a node who it is, and measures the round trip. Another node at that address counts as

@@ -10,8 +10,10 @@ use super::{
     STREAM_WINDOW,
 };
 use crate::net::TcpListener;
+use crate::relay::{self, Frames};
 use crate::tls::Caller;
 use crate::tls::accept::{self, For, Port};
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use pb::pass_reply::Outcome;
 use pb::peer_server::{Peer, PeerServer};
@@ -27,11 +29,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Error, Server};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-/// How many exchanges one other node may have under way here: its forwarded proposals are batched,
-/// so this is far above what it needs and far below what hurts (about 2 KiB each).
-const STREAMS_MAX: u32 = 4096;
+/// How many exchanges one other node may have under way here: as many as it may relay tunnels. Its
+/// forwarded proposals are batched, so all else is few (about 2 KiB each).
+const STREAMS_MAX: u32 = relay::CARRIED_MAX as u32;
+
+/// How long a relay may take to say what it is for.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long running exchanges may go on after the order to stop; append streams never end by
 /// themselves.
@@ -45,6 +50,9 @@ const CONFIRM_MAX: Duration = Duration::from_secs(30);
 pub type PassHandler = Arc<
     dyn Fn(WorkerId, NodeMessage, Option<Duration>) -> BoxFuture<'static, Outcome> + Send + Sync,
 >;
+
+/// Takes a relayed tunnel, or refuses it; gives what is said back.
+pub type RelayHandler = Arc<dyn Fn(pb::RelayOpen, Frames) -> Frames + Send + Sync>;
 
 /// Judges the data folder that another first member shows.
 pub type GreetHandler =
@@ -60,6 +68,8 @@ pub type AdmitHandler = Arc<
 pub struct Handlers {
     /// Messages for sidecars.
     pub pass: PassHandler,
+    /// Tunnels that landed on other nodes.
+    pub relay: RelayHandler,
     /// Greetings of first members.
     pub greet: GreetHandler,
     /// Nodes that want to join.
@@ -179,6 +189,8 @@ struct Answers {
 
 #[tonic::async_trait]
 impl Peer for Answers {
+    type RelayStream = Frames;
+
     async fn ping(
         &self,
         request: Request<pb::PingRequest>,
@@ -219,6 +231,25 @@ impl Peer for Answers {
         Ok(Response::new(pb::PassReply {
             outcome: outcome.into(),
         }))
+    }
+
+    async fn relay(
+        &self,
+        request: Request<Streaming<pb::RelayFrame>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let mut frames = request.into_inner();
+        let first = tokio::time::timeout(OPEN_WITHIN, frames.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no first frame in time"))??;
+        let Some(pb::relay_frame::Frame::Open(open)) = first.and_then(|first| first.frame) else {
+            return Err(Status::invalid_argument(
+                "the first frame of a relay says what it is for",
+            ));
+        };
+        self.peers.admit(caller.as_ref(), open.envelope.as_ref())?;
+        let answers = (self.handlers.relay)(open, frames.boxed());
+        Ok(Response::new(answers))
     }
 
     async fn greet(

@@ -121,6 +121,7 @@ pub(super) fn start(
     });
     let handlers = Handlers {
         pass,
+        relay: crate::relay::refuse_all(),
         greet: Arc::new(|_, _| async { Ok(Verdict::Unsure) }.boxed()),
         admit: Arc::new(|_| async { Err(Status::unavailable("not here")) }.boxed()),
         folder: [7; 16],

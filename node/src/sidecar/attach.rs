@@ -3,7 +3,7 @@
 
 use super::control::{self, Ended, Keeper};
 use super::life::Life;
-use super::roster::{Known, Roster};
+use super::roster::{Known, LinkId, Outcome, Roster};
 use crate::{clock, random};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -27,6 +27,11 @@ pub(super) enum Over {
     Told,
 }
 
+/// Whether the same hello may be taken later, or by another node.
+fn is_temporary(reason: Reason) -> bool {
+    matches!(reason, Reason::Unavailable | Reason::AttachedHere)
+}
+
 /// The roster, shared with the control streams of one life.
 pub(super) struct Attachment {
     roster: Mutex<Roster>,
@@ -36,8 +41,8 @@ pub(super) struct Attachment {
 }
 
 impl Keeper for Attachment {
-    fn welcomed(&self, address: &str, node: &str) -> bool {
-        let new = self.lock().welcomed(address, node);
+    fn welcomed(&self, link: LinkId, node: &str) -> bool {
+        let new = self.lock().welcomed(link, node);
         self.count();
         new
     }
@@ -46,9 +51,9 @@ impl Keeper for Attachment {
         self.lock().learn(nodes);
     }
 
-    fn leaving(&self, address: &str) {
+    fn leaving(&self, link: LinkId) {
         let now = self.now();
-        self.lock().leaving(address, now);
+        self.lock().leaving(link, now);
         self.count();
     }
 }
@@ -71,21 +76,22 @@ impl Attachment {
             if over && links.is_empty() {
                 return Over::Told;
             }
-            if !over && let Some(address) = self.dial() {
+            if !over && let Some((address, link)) = self.dial() {
                 links.push(async move {
-                    let ended = control::run(&address, life, self).await;
-                    (address, ended)
+                    let ended = control::run((&address, link), life, self).await;
+                    (address, link, ended)
                 });
             }
+            life.ways().attached_through(self.lock().reached());
             welcomed_ever |= *self.attached.borrow() > 0;
             tokio::select! {
-                Some((address, ended)) = links.next() => {
-                    self.ended(&address, &ended);
+                Some((address, link, ended)) = links.next() => {
+                    self.ended(&address, link, &ended);
                     match ended {
                         Ended::Refused(Reason::WorkerId, text) => return Over::Spent(text),
                         // Once attached, a refusal is not the end: live sessions go on.
                         Ended::Refused(reason, text)
-                            if reason != Reason::Unavailable && !welcomed_ever =>
+                            if !is_temporary(reason) && !welcomed_ever =>
                         {
                             return Over::Refused(reason, text);
                         }
@@ -97,24 +103,31 @@ impl Attachment {
         }
     }
 
-    fn dial(&self) -> Option<String> {
+    fn dial(&self) -> Option<(String, LinkId)> {
         let now = self.now();
         let mut roster = self.lock();
         let address = roster.next(now)?;
-        roster.dialing(&address, now);
-        Some(address)
+        let link = roster.dialing(&address, now);
+        Some((address, link))
     }
 
-    fn ended(&self, address: &str, ended: &Ended) {
+    fn ended(&self, address: &str, link: LinkId, ended: &Ended) {
         let now = self.now();
-        self.lock().ended(address, now, random::fraction());
+        let outcome = match ended {
+            Ended::Same | Ended::Refused(Reason::AttachedHere, _) => Outcome::Same,
+            _ => Outcome::Failed,
+        };
+        self.lock().ended(link, outcome, now, random::fraction());
         self.count();
         match ended {
+            _ if outcome == Outcome::Same => {
+                tracing::debug!(address, "it leads to a node that has us already");
+            }
             Ended::Lost(cause) => tracing::info!(address, cause, "not attached"),
             Ended::Refused(reason, text) => {
                 tracing::warn!(address, ?reason, text, "a node refused this sidecar");
             }
-            Ended::Told => {}
+            Ended::Told | Ended::Same => {}
         }
     }
 

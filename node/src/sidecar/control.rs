@@ -2,7 +2,7 @@
 
 use super::levels::Levels;
 use super::life::{Life, message};
-use super::roster::Known;
+use super::roster::{Known, LinkId};
 use crate::tunnel::close::printable;
 use crate::{clock, net};
 use pontoon_proto::id::RequestId;
@@ -41,11 +41,11 @@ const TIMER_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration
 /// What one control stream tells the one who keeps them.
 pub(super) trait Keeper: Send + Sync {
     /// A node has welcomed us; false when we are attached to it already.
-    fn welcomed(&self, address: &str, node: &str) -> bool;
+    fn welcomed(&self, link: LinkId, node: &str) -> bool;
     /// A node told of the cluster's nodes.
     fn learn(&self, nodes: Vec<Known>);
     /// The node leaves.
-    fn leaving(&self, address: &str);
+    fn leaving(&self, link: LinkId);
 }
 
 /// How a control stream ended.
@@ -57,14 +57,21 @@ pub(super) enum Ended {
     Refused(Reason, String),
     /// The worker's death was told.
     Told,
+    /// It met a node to which we are attached already.
+    Same,
 }
 
 /// Attaches to one node, and stays until the stream ends.
-pub(super) async fn run(address: &str, life: &Arc<Life>, keeper: &impl Keeper) -> Ended {
+pub(super) async fn run(
+    (address, link): (&str, LinkId),
+    life: &Arc<Life>,
+    keeper: &impl Keeper,
+) -> Ended {
     match attach(address, life).await {
         Ok((sender, mut inbound)) => {
             let mut stream = Stream {
                 address,
+                link,
                 life,
                 keeper,
                 sender,
@@ -142,6 +149,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 struct Stream<'a, K> {
     address: &'a str,
+    link: LinkId,
     life: &'a Arc<Life>,
     keeper: &'a K,
     sender: mpsc::Sender<SidecarMessage>,
@@ -167,8 +175,8 @@ impl<K: Keeper> Stream<'_, K> {
             Ok(_) => return Err(Ended::Lost("the node said no welcome".to_owned())),
             Err(status) => return Err(Ended::Lost(printable(status.message()))),
         };
-        if !self.keeper.welcomed(self.address, &welcome.node_name) {
-            return Err(Ended::Lost("attached to this node already".to_owned()));
+        if !self.keeper.welcomed(self.link, &welcome.node_name) {
+            return Err(Ended::Same);
         }
         tracing::info!(node = welcome.node_name, address = self.address, "attached");
         self.life.raise(welcome.generation);
@@ -270,7 +278,7 @@ impl<K: Keeper> Stream<'_, K> {
                 let reason = refused.reason();
                 return Some(Ended::Refused(reason, printable(&refused.text)));
             }
-            From::NodeDraining(_) => self.keeper.leaving(self.address),
+            From::NodeDraining(_) => self.keeper.leaving(self.link),
             From::Nodes(nodes) => self.learn(nodes),
             From::Welcome(_) => {}
         }

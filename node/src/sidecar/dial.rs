@@ -2,7 +2,7 @@
 //!
 //! The bytes are not parsed. A half-close of either side is passed on to the other, and so is a reset.
 
-use super::Counters;
+use super::life::Life;
 use super::options::Settings;
 use crate::clock;
 use crate::net::{self, TcpStream};
@@ -10,17 +10,23 @@ use crate::tls::Stream;
 use crate::tunnel::Speaks;
 use crate::tunnel::close::printable;
 use bytes::BytesMut;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use pontoon_proto::id::{RequestId, WorkerId};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes};
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 /// How long a tunnel may take to come up. A node waits 2 s for it.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// How long one url may take, so that the next one gets its turn.
 const URL_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long an address is waited for before the next one is dialed as well: above a handshake of TCP and
+/// TLS within a continent, and small against the 2 s that a node waits for a tunnel.
+const HEAD_START: Duration = Duration::from_millis(400);
 
 /// The longest head of an answer to CONNECT, in bytes.
 const HEAD_MAX: usize = 16 * 1024;
@@ -43,12 +49,9 @@ pub(super) struct Order {
 /// # Errors
 ///
 /// When the tunnel did not come up; the text says where it failed. How it ends is not an error.
-pub(super) async fn tunnel(
-    settings: &Settings,
-    counters: &Counters,
-    order: &Order,
-) -> Result<(), String> {
-    let (node, worker) = dial(settings, order).await?;
+pub(super) async fn tunnel(life: &Life, order: &Order) -> Result<(), String> {
+    let (node, worker) = dial(life, order).await?;
+    let counters = &life.counters;
     counters.tunnels_opened.add();
     let _open = counters.tunnels_open.enter();
     splice(node, worker, order.id).await;
@@ -56,18 +59,18 @@ pub(super) async fn tunnel(
 }
 
 /// Dials as for a tunnel, and closes at once.
-pub(super) async fn probe(settings: &Settings, order: &Order) -> Result<(), String> {
-    dial(settings, order).await.map(drop)
+pub(super) async fn probe(life: &Life, order: &Order) -> Result<(), String> {
+    dial(life, order).await.map(drop)
 }
 
 /// The worker first, so that a CONNECT is only sent when there is something to connect.
-async fn dial(settings: &Settings, order: &Order) -> Result<(Stream, TcpStream), String> {
+async fn dial(life: &Life, order: &Order) -> Result<(Stream, TcpStream), String> {
     let to_worker = |error: io::Error| printable(&format!("the worker: {error}"));
     let both = async {
-        let mut worker = net::dial(&settings.worker, WITHIN)
+        let mut worker = net::dial(&life.settings.worker, WITHIN)
             .await
             .map_err(to_worker)?;
-        let (node, ahead) = dial_node(settings, order).await?;
+        let (node, ahead) = dial_node(life, order).await?;
         if !ahead.is_empty() {
             worker.write_all(&ahead).await.map_err(to_worker)?;
         }
@@ -78,15 +81,53 @@ async fn dial(settings: &Settings, order: &Order) -> Result<(Stream, TcpStream),
         .map_err(|_| "no tunnel within 5 s".to_owned())?
 }
 
-/// Tries the urls in order; gives the stream, and what the node has sent behind its answer.
-async fn dial_node(settings: &Settings, order: &Order) -> Result<(Stream, BytesMut), String> {
+/// Tries the addresses in order, each a head start after the one before or when that one has failed;
+/// gives the stream, and what the node has sent behind its answer. Only one CONNECT is under way at a
+/// time, because a ticket works once.
+async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), String> {
+    let started = clock::now();
+    let addresses = life.ways().order(life.age(), &order.urls);
+    let mut waiting = addresses.iter();
+    let mut dialed: Vec<&String> = Vec::new();
+    let mut dials = FuturesUnordered::new();
     let mut causes = Vec::new();
-    for url in &order.urls {
-        let tried = tokio::time::timeout(URL_WITHIN, connect(settings, url, order)).await;
-        match tried {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => causes.push(format!("{url}: {error}")),
-            Err(_) => causes.push(format!("{url}: no answer in time")),
+    loop {
+        let next = waiting.next();
+        if let Some(url) = next {
+            dialed.push(url);
+            dials.push(async move { (url, reach(&life.settings, url).await) });
+        } else if dials.is_empty() {
+            break;
+        }
+        let (url, reached) = tokio::select! {
+            Some(reached) = dials.next() => reached,
+            () = sleep(HEAD_START), if next.is_some() => continue,
+        };
+        dialed.retain(|other| *other != url);
+        let connected = match reached {
+            Ok(stream) => {
+                life.ways().reached(url);
+                let within = clock::now() + URL_WITHIN;
+                timeout_at(within, connect(stream, url, order))
+                    .await
+                    .unwrap_or_else(|_| Err(io::Error::other("no answer to CONNECT in time")))
+            }
+            Err(error) => {
+                life.ways().failed(life.age(), url);
+                Err(error)
+            }
+        };
+        match connected {
+            Ok(tunnel) => {
+                // Those that had a head start and gave no sign.
+                for slow in dialed {
+                    life.ways().failed(life.age(), slow);
+                }
+                let took = started.elapsed();
+                tracing::debug!(session = %order.id, url, ?took, "a tunnel is up");
+                return Ok(tunnel);
+            }
+            Err(error) => causes.push(format!("{url}: {error}")),
         }
     }
     if causes.is_empty() {
@@ -95,13 +136,22 @@ async fn dial_node(settings: &Settings, order: &Order) -> Result<(Stream, BytesM
     Err(printable(&causes.join("; ")))
 }
 
-async fn connect(settings: &Settings, url: &str, order: &Order) -> io::Result<(Stream, BytesMut)> {
-    let stream = net::dial(url, URL_WITHIN).await?;
-    net::keep_alive(&stream)?;
-    let mut stream = match &settings.trust {
-        None => Stream::clear(stream),
-        Some(trust) => trust.http1(stream, url).await.map_err(io::Error::other)?,
+/// Connects to a worker port.
+async fn reach(settings: &Settings, url: &str) -> io::Result<Stream> {
+    let connect = async {
+        let stream = net::dial(url, URL_WITHIN).await?;
+        net::keep_alive(&stream)?;
+        match &settings.trust {
+            None => Ok(Stream::clear(stream)),
+            Some(trust) => trust.http1(stream, url).await.map_err(io::Error::other),
+        }
     };
+    timeout_at(clock::now() + URL_WITHIN, connect)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn connect(mut stream: Stream, url: &str, order: &Order) -> io::Result<(Stream, BytesMut)> {
     let head = format!(
         "CONNECT /v1/proxy HTTP/1.1\r\nHost: {url}\r\nAuthorization: Bearer {}\r\n\
          X-Request-ID: {}\r\nX-Worker-ID: {}\r\nX-Worker-Protocol: {}\r\n\r\n",

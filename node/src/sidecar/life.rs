@@ -8,9 +8,10 @@ use super::Counters;
 use super::dial::{self, Order};
 use super::options::Settings;
 use super::slots::{Answer, Fence, Slots};
+use super::ways::Ways;
 use super::{http, levels::Levels};
 use crate::tunnel::Speaks;
-use crate::{random, tasks};
+use crate::{clock, random, tasks};
 use pontoon_proto::id::{RequestId, WorkerId};
 use pontoon_proto::worker::sidecar_message::Message;
 use pontoon_proto::worker::{
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +43,8 @@ pub(super) struct Life {
     pub(super) levels: watch::Sender<Levels>,
     /// What the worker speaks.
     pub(super) speaks: Speaks,
+    started: Instant,
+    ways: Mutex<Ways>,
     state: Mutex<State>,
 }
 
@@ -76,8 +80,20 @@ impl Life {
             counters,
             levels: watch::Sender::new(levels),
             speaks,
+            started: clock::now(),
+            ways: Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// The ways to nodes.
+    pub(super) fn ways(&self) -> MutexGuard<'_, Ways> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long it has gone on.
+    pub(super) fn age(&self) -> Duration {
+        clock::now().saturating_duration_since(self.started)
     }
 
     /// The home group has this generation.
@@ -164,7 +180,7 @@ impl Life {
             }
             let cause = tokio::select! {
                 () = held.cut.cancelled() => Err("the session has ended".to_owned()),
-                done = dial::tunnel(&life.settings, &life.counters, &order) => done,
+                done = dial::tunnel(&life, &order) => done,
             };
             life.lock().tickets.remove(&order.ticket);
             if let Err(cause) = cause {
@@ -186,7 +202,7 @@ impl Life {
     fn probe(self: &Arc<Self>, order: Order) {
         let life = Arc::clone(self);
         tasks::spawn(tasks::Kind::Worker, "sidecar-probe", async move {
-            if let Err(cause) = dial::probe(&life.settings, &order).await {
+            if let Err(cause) = dial::probe(&life, &order).await {
                 tracing::warn!(cause, "a probe could not be dialed");
             }
         });

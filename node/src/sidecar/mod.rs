@@ -1,8 +1,8 @@
 //! The process beside a worker: attaches to nodes, dials tunnels, splices bytes.
 //!
 //! Read [`life`] for what one life of the worker is, [`slots`] for the fencing that keeps a slot to
-//! one session, [`attach`], [`roster`] and [`control`] for how nodes are kept, [`dial`] for one
-//! tunnel, [`health`] and [`listener`] for how the worker's death and restarts are told.
+//! one session, [`attach`], [`roster`] and [`control`] for how nodes are kept, [`dial`] and [`ways`] for
+//! one tunnel, [`health`] and [`listener`] for how the worker's death and restarts are told.
 //!
 //! Losing every node never closes a tunnel: a sidecar that hears nothing goes on carrying. Left out
 //! so far: running the worker as a child, and finding nodes by DNS.
@@ -22,6 +22,7 @@ mod slots;
 mod speaks;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 pub use options::Options;
 

@@ -16,7 +16,8 @@ pub struct Options {
     /// The worker's port; the worker speaks HTTP/2 there (any gRPC server does)
     #[arg(long, value_name = "HOST:PORT")]
     pub worker: String,
-    /// Worker ports of nodes; at least two are attached to, the own region first
+    /// Worker ports of nodes, or of plain TCP load balancers in front of them; at least two nodes are
+    /// attached to, the own region first
     #[arg(
         long,
         visible_alias = "node",

@@ -1,5 +1,9 @@
 //! Which nodes to attach to (contract K-ATT-2): at least two, of the own region first.
 //!
+//! A configured address may be a load balancer's: then it has several nodes behind it, and which one a
+//! new connection meets is not ours to choose. So such an address may have several links, one dial at a
+//! time; a dial that meets a node that we have already is made again, each time after a longer rest.
+//!
 //! Pure: time comes in as a span since any fixed moment.
 
 use std::collections::BTreeMap;
@@ -21,6 +25,10 @@ const KNOWN_MAX: usize = 1024;
 /// Delays after failed links double from the first to the last, with jitter.
 const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
+/// The last delay of an address that meets a node that we have already: with two nodes behind it, one
+/// dial in a hundred gets that far; with one node, this is what the search for another one costs.
+const SAME_REST: Duration = Duration::from_secs(10);
+
 /// A node that leaves is left alone for so long.
 const LEAVING_REST: Duration = Duration::from_secs(30);
 
@@ -35,8 +43,22 @@ pub(super) struct Known {
     pub(super) region: Option<String>,
 }
 
+/// One of our links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LinkId(u64);
+
+/// How a link ended, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It broke, or was never made.
+    Failed,
+    /// It met a node that we are attached to already.
+    Same,
+}
+
 #[derive(Clone, Debug)]
 struct Link {
+    address: String,
     since: Duration,
     /// The node's name, once it has welcomed us.
     welcomed_by: Option<String>,
@@ -46,8 +68,13 @@ struct Link {
 #[derive(Debug)]
 pub(super) struct Roster {
     region: String,
+    /// The configured addresses first, then what nodes told of.
     known: Vec<Known>,
-    links: BTreeMap<String, Link>,
+    configured: usize,
+    /// The node that each configured address has met last.
+    met: BTreeMap<String, String>,
+    links: BTreeMap<LinkId, Link>,
+    next_link: u64,
     resting: BTreeMap<String, (Duration, u32)>,
 }
 
@@ -62,21 +89,33 @@ impl Roster {
         Self {
             region: region.to_owned(),
             known: addresses.iter().map(unknown).collect(),
+            configured: addresses.len(),
+            met: BTreeMap::new(),
             links: BTreeMap::new(),
+            next_link: 0,
             resting: BTreeMap::new(),
         }
     }
 
-    /// A node told of the cluster's nodes. Configured addresses stay: they may be a load balancer's.
+    /// A node told of the cluster's nodes: what others told before counts no more. Configured addresses
+    /// stay: they may be a load balancer's.
     pub(super) fn learn(&mut self, nodes: impl IntoIterator<Item = Known>) {
+        let nodes: Vec<Known> = nodes.into_iter().take(KNOWN_MAX).collect();
+        if nodes.is_empty() {
+            return;
+        }
+        self.known.truncate(self.configured);
         for node in nodes {
             let same = |k: &Known| k.address == node.address;
             match self.known.iter().position(same) {
                 Some(at) => self.known[at] = node,
-                None if self.known.len() < KNOWN_MAX => self.known.push(node),
-                None => {}
+                None => self.known.push(node),
             }
         }
+        let (known, met) = (&self.known, &self.met);
+        self.resting.retain(|address, _| {
+            known.iter().any(|k| k.address == *address) || met.contains_key(address)
+        });
     }
 
     /// The address to dial now, if one more link is wanted.
@@ -86,25 +125,31 @@ impl Roster {
         }
         let counts = |link: &&Link| link.welcomed_by.is_some() || now < link.since + SLOW;
         let counted = self.links.values().filter(counts).count();
-        let mut candidates = self.known.iter().filter(|known| self.is_free(known, now));
-        let mut others = candidates.clone();
-        let own = candidates.find(|known| known.region.as_ref() == Some(&self.region));
-        if counted < WANT {
-            own.or_else(|| others.next()).map(|k| k.address.clone())
-        } else if self.is_at_home() {
-            None
-        } else {
-            own.map(|known| known.address.clone())
+        if counted >= WANT && self.is_at_home() {
+            return None;
         }
+        let free = self.known.iter().enumerate();
+        let free = free.filter(|(at, known)| self.is_free(*at, known, now));
+        let wanted = free.filter(|(_, known)| counted < WANT || self.is_own(known));
+        let failing = |known: &Known| self.resting.contains_key(&known.address);
+        wanted
+            .min_by_key(|(_, known)| (failing(known), !self.is_own(known)))
+            .map(|(_, known)| known.address.clone())
     }
 
-    fn is_free(&self, known: &Known, now: Duration) -> bool {
-        let linked = self.links.contains_key(&known.address);
+    /// Whether an address may be dialed. A configured one that no node calls its own may lead to
+    /// several nodes.
+    fn is_free(&self, at: usize, known: &Known, now: Duration) -> bool {
+        let several = at < self.configured && known.name.is_none();
+        let blocks =
+            |link: &Link| link.address == known.address && (!several || link.welcomed_by.is_none());
         let rests = self
             .resting
             .get(&known.address)
             .is_some_and(|(until, _)| now < *until);
-        !linked && !rests && !known.name.as_ref().is_some_and(|name| self.has(name))
+        !self.links.values().any(blocks)
+            && !rests
+            && !known.name.as_ref().is_some_and(|name| self.has(name))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -112,57 +157,112 @@ impl Roster {
         self.links.values().any(by)
     }
 
+    /// Whether an address is of the own region: by what nodes told of it, or of the node that it met.
+    fn is_own(&self, known: &Known) -> bool {
+        match &known.region {
+            Some(region) => *region == self.region,
+            None => self
+                .met
+                .get(&known.address)
+                .is_some_and(|name| self.is_home(name)),
+        }
+    }
+
+    /// Whether a node is of the own region.
+    fn is_home(&self, name: &str) -> bool {
+        self.known.iter().any(|known| {
+            known.name.as_deref() == Some(name) && known.region.as_ref() == Some(&self.region)
+        })
+    }
+
     /// Whether a link to the own region stands or is being made, as far as is known.
     fn is_at_home(&self) -> bool {
-        self.known.iter().any(|known| {
-            known.region.as_ref() == Some(&self.region)
-                && (self.links.contains_key(&known.address)
-                    || known.name.as_ref().is_some_and(|name| self.has(name)))
+        self.links.values().any(|link| match &link.welcomed_by {
+            Some(name) => self.is_home(name),
+            None => self
+                .known
+                .iter()
+                .any(|known| known.address == link.address && self.is_own(known)),
         })
     }
 
     /// A link is being made.
-    pub(super) fn dialing(&mut self, address: &str, now: Duration) {
+    pub(super) fn dialing(&mut self, address: &str, now: Duration) -> LinkId {
         let link = Link {
+            address: address.to_owned(),
             since: now,
             welcomed_by: None,
         };
-        self.links.insert(address.to_owned(), link);
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        self.links.insert(id, link);
+        id
     }
 
-    /// A node has welcomed us; false when it is one that we are attached to by another address.
-    pub(super) fn welcomed(&mut self, address: &str, name: &str) -> bool {
+    /// A node has welcomed us; false when it is one that we are attached to by another link.
+    pub(super) fn welcomed(&mut self, link: LinkId, name: &str) -> bool {
         if self.has(name) {
             return false;
         }
-        if let Some(link) = self.links.get_mut(address) {
+        if let Some(link) = self.links.get_mut(&link) {
             link.welcomed_by = Some(name.to_owned());
+            self.resting.remove(&link.address);
+            if self.known[..self.configured]
+                .iter()
+                .any(|known| known.address == link.address)
+            {
+                self.met.insert(link.address.clone(), name.to_owned());
+            }
         }
-        self.resting.remove(address);
         true
     }
 
     /// A link has ended. `jitter` is in 0..1.
-    pub(super) fn ended(&mut self, address: &str, now: Duration, jitter: f64) {
-        self.links.remove(address);
-        let tries = self.resting.get(address).map_or(0, |(_, tries)| *tries);
-        let rest = REST.0.saturating_mul(1 << tries.min(8)).min(REST.1);
+    pub(super) fn ended(&mut self, link: LinkId, outcome: Outcome, now: Duration, jitter: f64) {
+        let Some(Link { address, .. }) = self.links.remove(&link) else {
+            return;
+        };
+        // Without any link, the node that has us is about to notice that it doesn't.
+        let most = match outcome {
+            Outcome::Same if !self.attached().is_empty() => SAME_REST,
+            _ => REST.1,
+        };
+        let tries = self.resting.get(&address).map_or(0, |(_, tries)| *tries);
+        let rest = REST.0.saturating_mul(1 << tries.min(8)).min(most);
         let until = now + rest.mul_f64(0.5 + jitter / 2.0);
         self.resting
-            .insert(address.to_owned(), (until, tries.saturating_add(1)));
+            .insert(address, (until, tries.saturating_add(1)));
     }
 
-    /// A node leaves: its link no longer counts, and it is not asked again for a while.
-    pub(super) fn leaving(&mut self, address: &str, now: Duration) {
-        self.links.remove(address);
-        self.resting
-            .insert(address.to_owned(), (now + LEAVING_REST, 0));
+    /// A node leaves: its link no longer counts, and it is not asked again for a while. Behind a load
+    /// balancer's address there are others.
+    pub(super) fn leaving(&mut self, link: LinkId, now: Duration) {
+        let Some(Link { address, .. }) = self.links.remove(&link) else {
+            return;
+        };
+        let several = self.known[..self.configured]
+            .iter()
+            .any(|known| known.address == address && known.name.is_none());
+        let rest = if several { REST.0 } else { LEAVING_REST };
+        self.resting.insert(address, (now + rest, 0));
     }
 
     /// The names of the nodes that have welcomed us.
     pub(super) fn attached(&self) -> Vec<String> {
         let names = self.links.values().filter_map(|l| l.welcomed_by.clone());
         names.collect()
+    }
+
+    /// The addresses through which nodes have welcomed us, those that lead to the own region first.
+    pub(super) fn reached(&self) -> Vec<String> {
+        let welcomed = self.links.values().filter_map(|link| {
+            let name = link.welcomed_by.as_ref()?;
+            Some((!self.is_home(name), link.address.clone()))
+        });
+        let mut welcomed: Vec<_> = welcomed.collect();
+        welcomed.sort();
+        welcomed.dedup();
+        welcomed.into_iter().map(|(_, address)| address).collect()
     }
 }
 
@@ -178,13 +278,13 @@ mod tests {
         }
     }
 
-    fn attach(roster: &mut Roster, now: u64) -> Option<String> {
+    fn attach(roster: &mut Roster, now: u64) -> Option<(String, LinkId)> {
         let now = Duration::from_secs(now);
         let address = roster.next(now)?;
-        roster.dialing(&address, now);
+        let link = roster.dialing(&address, now);
         let name = address.split(':').next().unwrap().to_owned();
-        assert!(roster.welcomed(&address, &name));
-        Some(name)
+        assert!(roster.welcomed(link, &name));
+        Some((name, link))
     }
 
     #[test]
@@ -196,13 +296,14 @@ mod tests {
             node("b1", "b"),
             node("c1", "c"),
         ]);
-        assert_eq!(attach(&mut roster, 0).as_deref(), Some("b1"));
-        assert_eq!(attach(&mut roster, 0).as_deref(), Some("a1"));
+        let (first, home) = attach(&mut roster, 0).unwrap();
+        assert_eq!(first, "b1");
+        assert_eq!(attach(&mut roster, 0).unwrap().0, "a1");
         assert_eq!(attach(&mut roster, 0), None);
-        roster.ended("b1:10086", Duration::ZERO, 0.0);
-        assert_eq!(attach(&mut roster, 0).as_deref(), Some("a2"));
+        roster.ended(home, Outcome::Failed, Duration::ZERO, 0.0);
+        assert_eq!(attach(&mut roster, 0).unwrap().0, "a2");
         // The own region is sought even though two nodes are attached.
-        assert_eq!(attach(&mut roster, 1).as_deref(), Some("b1"));
+        assert_eq!(attach(&mut roster, 1).unwrap().0, "b1");
         assert_eq!(attach(&mut roster, 1), None);
     }
 
@@ -211,8 +312,8 @@ mod tests {
         let mut roster = Roster::new("b", &["x:1".to_owned()]);
         let mut now = Duration::ZERO;
         for _ in 0..20 {
-            roster.dialing("x:1", now);
-            roster.ended("x:1", now, 1.0);
+            let link = roster.dialing("x:1", now);
+            roster.ended(link, Outcome::Failed, now, 1.0);
             assert_eq!(roster.next(now), None);
             now += Duration::from_secs(1);
             assert_eq!(roster.next(now).as_deref(), Some("x:1"));
@@ -222,10 +323,10 @@ mod tests {
     #[test]
     fn one_node_behind_two_addresses_is_attached_once() {
         let mut roster = Roster::new("b", &["x:1".to_owned(), "y:1".to_owned()]);
-        roster.dialing("x:1", Duration::ZERO);
-        roster.dialing("y:1", Duration::ZERO);
-        assert!(roster.welcomed("x:1", "n"));
-        assert!(!roster.welcomed("y:1", "n"));
+        let x = roster.dialing("x:1", Duration::ZERO);
+        let y = roster.dialing("y:1", Duration::ZERO);
+        assert!(roster.welcomed(x, "n"));
+        assert!(!roster.welcomed(y, "n"));
         assert_eq!(roster.attached(), ["n"]);
     }
 
@@ -238,5 +339,80 @@ mod tests {
         assert_eq!(roster.next(Duration::ZERO), None);
         let next = roster.next(Duration::from_secs(1));
         assert_eq!(next.as_deref(), Some("z:1"));
+    }
+
+    /// A load balancer in front of these nodes of region `b`, and two more of region `a` that can't be
+    /// reached but are told of.
+    fn balanced() -> Roster {
+        let mut roster = Roster::new("b", &["lb:1".to_owned(), "far:1".to_owned()]);
+        let link = roster.dialing("lb:1", Duration::ZERO);
+        assert!(roster.welcomed(link, "b1"));
+        roster.learn([node("b1", "b"), node("b2", "b"), node("a1", "a")]);
+        roster
+    }
+
+    #[test]
+    fn k_att_2_one_address_of_a_load_balancer_is_dialed_until_two_nodes_are_met() {
+        let mut roster = balanced();
+        let mut now = Duration::ZERO;
+        let (mut dials, mut rests) = (0, Vec::new());
+        while dials < 8 {
+            if roster.next(now).as_deref() == Some("lb:1") {
+                let link = roster.dialing("lb:1", now);
+                assert!(!roster.welcomed(link, "b1"), "it is met again");
+                roster.ended(link, Outcome::Same, now, 1.0);
+                dials += 1;
+                rests.push(now);
+            }
+            now += Duration::from_millis(50);
+        }
+        let last = rests[7] - rests[6];
+        assert!(
+            last >= Duration::from_secs(6),
+            "longer each time: {rests:?}"
+        );
+        now += SAME_REST;
+        // What is told of and can't be reached does not stand in the way.
+        for address in ["b2:10086", "a1:10086", "far:1"] {
+            let link = roster.dialing(address, now);
+            roster.ended(link, Outcome::Failed, now, 0.0);
+        }
+        now += SAME_REST;
+        assert_eq!(roster.next(now).as_deref(), Some("lb:1"));
+        let link = roster.dialing("lb:1", now);
+        assert!(roster.welcomed(link, "b2"));
+        assert_eq!(roster.attached(), ["b1", "b2"]);
+        assert_eq!(roster.next(now), None);
+        assert_eq!(roster.reached(), ["lb:1"]);
+    }
+
+    #[test]
+    fn k_att_2_without_the_own_regions_load_balancer_another_one_serves_until_it_is_back() {
+        let mut roster = balanced();
+        let near = LinkId(0);
+        roster.ended(near, Outcome::Failed, Duration::ZERO, 1.0);
+        let mut now = Duration::ZERO;
+        let mut far = 0;
+        while far < 2 {
+            now += Duration::from_millis(50);
+            assert!(now < Duration::from_secs(3), "{roster:?}");
+            let Some(address) = roster.next(now) else {
+                continue;
+            };
+            let link = roster.dialing(&address, now);
+            match address.as_str() {
+                "far:1" => {
+                    far += 1;
+                    assert!(roster.welcomed(link, &format!("a{far}")));
+                }
+                _ => roster.ended(link, Outcome::Failed, now, 1.0),
+            }
+        }
+        // The own region is sought by its load balancer all the time.
+        let tried = (0..40).any(|step| {
+            let now = now + Duration::from_millis(50) * step;
+            roster.next(now).as_deref() == Some("lb:1")
+        });
+        assert!(tried, "{roster:?}");
     }
 }

@@ -2,11 +2,13 @@
 //! Below TLS the same two kinds come.
 //!
 //! Control streams (HTTP/2) go to the gRPC service in [`super::attach`]; CONNECTs are judged here and
-//! handed to whoever waits for them.
+//! handed to whoever waits for them, or relayed to the node that issued their ticket
+//! ([`super::landing`]).
 
 use super::Tunnels;
 use super::attach::Attach;
 use super::desk::Incoming;
+use super::landing::{self, Connect};
 use super::wire::Speaks;
 use crate::net::{TcpListener, TcpStream};
 use crate::prefixed::{ByteStream, Prefixed};
@@ -119,6 +121,20 @@ async fn greet(
             length,
         )) => {
             let behind = read.split_off(length).freeze();
+            let connect = Connect {
+                ticket,
+                id,
+                worker,
+                speaks,
+            };
+            if let Some(entry) = connect.issued_elsewhere(tunnels) {
+                let source = stream.socket().peer_addr().ok().map(|peer| peer.ip());
+                return match landing::ask(tunnels, entry, source, connect).await {
+                    Ok(agreed) => agreed.carry(tunnels, stream, behind).await,
+                    Err(refusal) => answer(stream, &refusal.answer()).await,
+                };
+            }
+            let Connect { ticket, speaks, .. } = connect;
             let Ok(waiter) = tunnels.desk().present(&ticket, id, worker) else {
                 return answer(stream, &Refusal::InvalidAuth.answer()).await;
             };

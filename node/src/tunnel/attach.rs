@@ -193,7 +193,10 @@ async fn attach(
     let place = tunnels
         .sidecars()
         .enter(worker.worker, number, sender.clone())
-        .ok_or_else(|| unavailable("another control stream of this worker id is open here"))?;
+        .ok_or_else(|| {
+            let text = "another control stream of this worker id is open here";
+            (Reason::AttachedHere, text.to_owned())
+        })?;
     let let_go = let_go(tunnels, &worker).await?;
     let welcomed = !let_go.is_empty();
     if welcomed {

@@ -3,7 +3,9 @@
 //! The node's cluster implements it; the tests of this folder and of the sidecar have a second one in
 //! memory, so that the whole of both runs over real sockets without a consensus group.
 
-use pontoon_proto::id::{FunctionId, NodeBoot, RegionId, RequestId, TenantId, VersionId, WorkerId};
+use pontoon_proto::id::{
+    FunctionId, NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId,
+};
 use pontoon_proto::worker as pb;
 use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::{Binding, Command, Effect, Reply};
@@ -81,6 +83,9 @@ pub trait Directories: Send + Sync + 'static {
     /// Changes when a region's directory has moved without hints: by a snapshot, a replay, another
     /// incarnation.
     fn restored(&self, region: RegionId) -> Option<watch::Receiver<u64>>;
+
+    /// Whether the catalog has a node of this number.
+    fn is_node(&self, node: NodeId) -> bool;
 
     /// The nodes that sidecars may attach to.
     fn nodes(&self) -> Vec<pb::NodeAddress>;

@@ -7,8 +7,7 @@
 //! [`accept`], and the stream is handed to whoever waits for it. [`driver`] then runs it until it
 //! ends for one of the reasons in [`close`]. [`watch`] acts on what the directories say.
 //!
-//! Left out so far: CONNECTs that land on another node than the one that issued the ticket are
-//! refused, not relayed; the urls in `OpenTunnel` name only the entry node.
+//! A CONNECT may land on another node than the one that issued its ticket: [`landing`].
 
 mod accept;
 mod attach;
@@ -17,6 +16,7 @@ mod control;
 mod desk;
 mod directories;
 mod driver;
+mod landing;
 mod metered;
 mod open;
 mod pool;
@@ -34,6 +34,7 @@ pub use watch::end_session;
 pub use wire::{Carries, Lent, Speaks, Wire};
 
 use crate::ops::metrics::Metrics;
+use crate::relay::Relayer;
 use crate::session::Target;
 use crate::tasks;
 use bytes::Bytes;
@@ -166,6 +167,8 @@ pub struct Parts {
     pub directories: Arc<dyn Directories>,
     /// The way to sidecars that are attached to other nodes.
     pub passer: Passer,
+    /// The way to the nodes that issued the tickets of CONNECTs that land here.
+    pub relayer: Relayer,
     /// host:port of this node's worker port, as sidecars reach it.
     pub advertised: String,
     /// The cluster's id, told to sidecars.
@@ -185,6 +188,8 @@ pub struct Tunnels(Arc<Shared>);
 struct Shared {
     directories: Arc<dyn Directories>,
     passer: Passer,
+    relayer: Relayer,
+    landing: landing::Landing,
     advertised: String,
     cluster: [u8; 16],
     name: String,
@@ -210,6 +215,8 @@ impl Tunnels {
         let tunnels = Self(Arc::new(Shared {
             directories: parts.directories,
             passer: parts.passer,
+            relayer: parts.relayer,
+            landing: landing::Landing::default(),
             advertised: parts.advertised,
             cluster: parts.cluster,
             name: parts.name,

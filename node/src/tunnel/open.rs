@@ -74,11 +74,25 @@ fn open_tunnel(shared: &Shared, target: &Target, waiting: &Waiting) -> NodeMessa
             binding_index: target.binding.index,
             slot: target.binding.slot,
             ticket: waiting.ticket.encode(),
-            urls: vec![shared.advertised.clone()],
+            urls: ways_here(shared, attached_at(shared, target)),
             worker_id: target.binding.worker.to_bytes().to_vec().into(),
             probe: false,
         })),
     }
+}
+
+/// Where a sidecar may dial for a tunnel to this node: here, or where it is attached, from where it is
+/// relayed.
+fn ways_here(shared: &Shared, attached: Option<Vec<NodeId>>) -> Vec<String> {
+    let attached = attached.unwrap_or_default();
+    let relays = attached.iter().filter(|node| **node != shared.at().node);
+    let known = shared.directories.nodes();
+    let relays = relays.filter_map(|node| {
+        let place = known.iter().find(|at| at.node == u64::from(node.0))?;
+        Some(place.worker.clone())
+    });
+    let here = shared.advertised.clone();
+    std::iter::once(here).chain(relays).collect()
 }
 
 /// Gets the message to the sidecar, through every node where it is attached and again and again;

@@ -6,13 +6,16 @@ use super::{
 };
 use crate::net::{TcpListener, TcpStream};
 use crate::ops::metrics::Metrics;
+use crate::relay::Relayer;
 use crate::session::Target;
 use crate::tls::accept::{For, Port};
 use crate::{clock, random, tasks};
+use futures::StreamExt as _;
 use pontoon_proto::id::{
     FunctionId, NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId,
 };
 use pontoon_proto::peer::{PassReply, pass_reply::Outcome};
+use pontoon_proto::ticket::Ticket;
 use pontoon_proto::worker::node_message::Message;
 use pontoon_proto::worker::{NodeAddress, NodeMessage, OpenTunnel};
 use pontoon_raft::directory::Directory;
@@ -20,12 +23,13 @@ use pontoon_raft::directory::command::{Binding, Command, Effect, EndReason, Repl
 use pontoon_raft::group::network::Unreachable;
 use pontoon_raft::machine::{Clock, Machine as _};
 use prost::Message as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const REGION: &str = "home";
@@ -40,6 +44,7 @@ pub(crate) struct Group {
     started: Instant,
     nodes: Mutex<BTreeMap<NodeId, Tunnels>>,
     addresses: Mutex<Vec<NodeAddress>>,
+    silent: Mutex<BTreeSet<NodeId>>,
     pub(crate) grant: Grant,
 }
 
@@ -52,6 +57,7 @@ impl Group {
             started: clock::now(),
             nodes: Mutex::default(),
             addresses: Mutex::default(),
+            silent: Mutex::default(),
             grant: Grant {
                 tenant: TenantId::from_random([1; 16]),
                 function: FunctionId::from_random([2; 16]),
@@ -100,6 +106,11 @@ impl Group {
             panic!("not bound: {reply:?}");
         };
         target(id, binding)
+    }
+
+    /// A node that the catalog has and that answers nobody.
+    fn silence(&self, node: NodeId) {
+        self.silent.lock().unwrap().insert(node);
     }
 
     pub(crate) fn end(&self, id: RequestId) {
@@ -180,6 +191,10 @@ impl Directories for Seen {
         Some(self.group.restored.subscribe())
     }
 
+    fn is_node(&self, node: NodeId) -> bool {
+        self.group.nodes.lock().unwrap().contains_key(&node)
+    }
+
     fn nodes(&self) -> Vec<NodeAddress> {
         self.group.addresses.lock().unwrap().clone()
     }
@@ -206,6 +221,7 @@ impl Node {
             name: format!("n{number}"),
             region: REGION.to_owned(),
             worker: address.clone(),
+            node: u64::from(number),
         });
         let stop = CancellationToken::new();
         let seen = Seen {
@@ -215,6 +231,7 @@ impl Node {
         let tunnels = Tunnels::start(Parts {
             directories: Arc::new(seen),
             passer: passer(group),
+            relayer: relayer(group),
             advertised: address.clone(),
             cluster: [7; 16],
             name: format!("n{number}"),
@@ -261,6 +278,25 @@ fn passer(group: &Arc<Group>) -> Passer {
             Ok(PassReply {
                 outcome: Outcome::from(passed).into(),
             })
+        })
+    })
+}
+
+/// Relays between the nodes of a test.
+fn relayer(group: &Arc<Group>) -> Relayer {
+    let group = Arc::downgrade(group);
+    Arc::new(move |node, open, frames, _within| {
+        let group = group.upgrade();
+        let group = group.filter(|group| !group.silent.lock().unwrap().contains(&node));
+        let tunnels = group.and_then(|group| group.nodes.lock().unwrap().get(&node).cloned());
+        Box::pin(async move {
+            let tunnels = tunnels.ok_or_else(|| Unreachable {
+                node,
+                cause: "gone".to_owned(),
+                unsent: true,
+            })?;
+            let frames = ReceiverStream::new(frames).map(Ok).boxed();
+            Ok(tunnels.relayed(&open, frames))
         })
     })
 }
@@ -372,6 +408,67 @@ async fn h_25_a_used_ticket_is_refused_and_bytes_behind_the_head_are_kept() {
 
     let replayed = exchange(&node.address, head.as_bytes()).await;
     assert!(replayed.starts_with("HTTP/1.1 403 "), "{replayed}");
+}
+
+#[tokio::test]
+async fn k_con_3_a_connect_that_lands_on_another_node_is_relayed_to_the_one_that_issued_its_ticket()
+{
+    let group = Group::new(1);
+    let (entry, landed) = (Node::start(&group, 1).await, Node::start(&group, 2).await);
+    let target = some_target();
+    let mut waiting = entry
+        .tunnels
+        .desk()
+        .register(target.id, target.binding.worker)
+        .unwrap();
+    let ticket = waiting.ticket.encode();
+    let wrong = connect(&ticket, &RequestId::mint(HOME, [6; 16]).to_string());
+    let refused = exchange(&landed.address, wrong.as_bytes()).await;
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+
+    let head = connect(&ticket, &target.id.to_string());
+    let mut sidecar = TcpStream::connect(&landed.address).await.unwrap();
+    let both = format!("{head}behind");
+    sidecar.write_all(both.as_bytes()).await.unwrap();
+    let mut stream = (&mut waiting.stream).await.unwrap().stream;
+    let mut behind = [0; 6];
+    stream.read_exact(&mut behind).await.unwrap();
+    assert_eq!(&behind, b"behind");
+    stream.write_all(b"back").await.unwrap();
+    let mut answer = [0; pontoon_proto::connect::CONNECTED.len() + 4];
+    sidecar.read_exact(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"back"));
+
+    let replayed = exchange(&landed.address, head.as_bytes()).await;
+    assert!(replayed.starts_with("HTTP/1.1 403 "), "{replayed}");
+    assert!(replayed.ends_with("HTTP CONNECT request is missing valid auth"));
+    // A cut is passed on as a cut.
+    sidecar.set_zero_linger().unwrap();
+    drop(sidecar);
+    stream.read_u8().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn k_con_2_a_ticket_of_no_known_node_is_refused_and_one_of_a_silent_node_says_so() {
+    let group = Group::new(1);
+    let landed = Node::start(&group, 2).await;
+    let foreign = |node| Ticket {
+        issuer: NodeBoot {
+            node: NodeId(node),
+            boot: 1,
+        },
+        nonce: [4; 16],
+    };
+    let id = some_target().id.to_string();
+    let unknown = connect(&foreign(9).encode(), &id);
+    let answer = exchange(&landed.address, unknown.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let silent = Node::start(&group, 3).await;
+    group.silence(silent.at.node);
+    let unanswered = connect(&foreign(3).encode(), &id);
+    let answer = exchange(&landed.address, unanswered.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert!(answer.ends_with("can't be reached from here"), "{answer}");
 }
 
 #[tokio::test]
