@@ -49,7 +49,7 @@ impl Caller {
             None => {
                 let made = http2::handshake(executor, TokioIo::new(stream)).await;
                 let (sender, connection) = made.map_err(broken)?;
-                tokio::task::spawn(connection);
+                drive(connection);
                 sender
             }
             Some(tls) => {
@@ -58,7 +58,7 @@ impl Caller {
                 let stream = connector.connect(name, stream).await.map_err(broken)?;
                 let made = http2::handshake(executor, TokioIo::new(stream)).await;
                 let (sender, connection) = made.map_err(broken)?;
-                tokio::task::spawn(connection);
+                drive(connection);
                 sender
             }
         };
@@ -138,6 +138,18 @@ impl Caller {
             false => Err(Error("the stream ended within a message".to_owned())),
         }
     }
+}
+
+/// Lets a connection run until it ends, or its last caller is dropped.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a client's connection of a benchmark may end whenever it likes"
+)]
+fn drive<C>(connection: C)
+where
+    C: Future<Output = hyper::Result<()>> + Send + 'static,
+{
+    tokio::spawn(connection);
 }
 
 /// What was counted while the load ran.
