@@ -38,6 +38,8 @@ const PURE: &[&str] = &[
     "node/src/tunnel/pulse.rs",
     "node/src/sidecar/slots.rs",
     "node/src/sidecar/roster.rs",
+    "node/src/sidecar/ways.rs",
+    "node/src/relay/sources.rs",
 ];
 
 /// What a pure file may not name.
