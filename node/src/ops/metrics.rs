@@ -121,6 +121,15 @@ impl Counters {
             counter.add_many(many);
         }
     }
+
+    /// Writes the family.
+    fn render(&self, out: &mut String, name: &str, help: &str) {
+        header(out, name, help, "counter");
+        for (value, counter) in &self.values {
+            let count = counter.0.load(Relaxed) as f64;
+            sample(out, name, &[(self.label, value)], count);
+        }
+    }
 }
 
 /// How long things took, in [`BUCKETS`].
@@ -312,12 +321,7 @@ impl Metrics {
             ),
         ];
         for (name, help, family) in families {
-            let name = format!("{PREFIX}{name}");
-            header(&mut out, &name, help, "counter");
-            for (value, counter) in &family.values {
-                let count = counter.0.load(Relaxed) as f64;
-                sample(&mut out, &name, &[(family.label, value)], count);
-            }
+            family.render(&mut out, &format!("{PREFIX}{name}"), help);
         }
         let name = "pontoon_relays_active";
         header(&mut out, name, "Tunnels relayed to other nodes.", "gauge");
@@ -345,11 +349,7 @@ impl Metrics {
             ),
         ];
         for (name, help, family) in families {
-            header(&mut out, name, help, "counter");
-            for (value, counter) in &family.values {
-                let count = counter.0.load(Relaxed) as f64;
-                sample(&mut out, name, &[(family.label, value)], count);
-            }
+            family.render(&mut out, name, help);
         }
         self.render_functions(&mut out, now);
         out
