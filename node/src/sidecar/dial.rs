@@ -103,6 +103,7 @@ async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), Str
             Some(reached) = dials.next() => reached,
             () = sleep(HEAD_START), if next.is_some() => continue,
         };
+        let ahead = dialed.iter().take_while(|other| **other != url).count();
         dialed.retain(|other| *other != url);
         let connected = match reached {
             Ok(stream) => {
@@ -119,8 +120,8 @@ async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), Str
         };
         match connected {
             Ok(tunnel) => {
-                // Those that had a head start and gave no sign.
-                for slow in dialed {
+                // Those that had a head start and gave no sign; later ones had no time to.
+                for slow in dialed.into_iter().take(ahead) {
                     life.ways().failed(life.age(), slow);
                 }
                 let took = started.elapsed();
