@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::client::{Client, keys};
+use support::client::{Call, Client, keys};
 use support::cluster::{self, Cluster, Node, PONTOON, RECOVERED_WITHIN};
 use support::member::free;
 use support::process::{Process, send};
@@ -279,6 +279,36 @@ impl Recorded {
     }
 }
 
+/// A session whose tunnel is relayed, with its client on the channel `entry`.
+struct Begun {
+    recorded: Recorded,
+    client: Client,
+    first: Call,
+}
+
+impl Begun {
+    /// `None` where there is no Python.
+    fn start() -> Option<Begun> {
+        let recorded = Recorded::start()?;
+        let client = Client::start()?;
+        client.connect("entry", &recorded.entry().client);
+        let first = client.echo("entry", &recorded.function.keys(&[]), "one");
+        Some(Begun {
+            recorded,
+            client,
+            first,
+        })
+    }
+}
+
+/// A later call is of the same session, at a worker that remembers the first.
+#[track_caller]
+fn goes_on(first: &Call, again: &Call) {
+    assert_eq!(again.session(), first.session());
+    let count = |call: &Call| call.json()["count"].as_i64();
+    assert!(count(again) > count(first), "one memory");
+}
+
 #[test]
 fn k_con_2_h_25_used_unknown_and_older_tickets_are_refused_through_a_relay() {
     let _alone = alone();
@@ -352,17 +382,16 @@ fn k_con_2_h_25_used_unknown_and_older_tickets_are_refused_through_a_relay() {
 #[test]
 fn c_err_10_c_rsm_1_a_relaying_node_is_killed_and_only_the_stream_is_lost() {
     let _alone = alone();
-    let Some(recorded) = Recorded::start() else {
-        return;
-    };
-    let Some(client) = Client::start() else {
+    let Some(Begun {
+        recorded,
+        client,
+        first,
+    }) = Begun::start()
+    else {
         return;
     };
     let (cluster, function) = (&recorded.cluster, &recorded.function);
-    let entry = recorded.entry();
-    client.connect("entry", &entry.client);
-    let first = client.echo("entry", &function.keys(&[]), "one");
-    let (id, count) = (first.session(), first.json()["count"].as_i64());
+    let id = first.session();
     let mut recorders = recorded.recorders.iter();
     let (relaying, _) = recorders
         .find(|(_, recorder)| recorder.header(&id, "Authorization").is_some())
@@ -384,24 +413,23 @@ fn c_err_10_c_rsm_1_a_relaying_node_is_killed_and_only_the_stream_is_lost() {
         let call = client.echo("entry", &keys, "two");
         (call.code() == 0).then_some(call)
     });
-    assert_eq!(again.session(), id);
-    assert!(again.json()["count"].as_i64() > count, "one memory");
+    goes_on(&first, &again);
 }
 
 #[test]
 fn c_rsm_1_an_entry_node_is_killed_and_its_relays_end() {
     let _alone = alone();
-    let Some(recorded) = Recorded::start() else {
-        return;
-    };
-    let Some(client) = Client::start() else {
+    let Some(Begun {
+        recorded,
+        client,
+        first,
+    }) = Begun::start()
+    else {
         return;
     };
     let (cluster, function) = (&recorded.cluster, &recorded.function);
     let entry = recorded.entry();
-    client.connect("entry", &entry.client);
-    let first = client.echo("entry", &function.keys(&[]), "one");
-    let (id, count) = (first.session(), first.json()["count"].as_i64());
+    let id = first.session();
     let others = &cluster.ready().nodes[..2];
     assert!(total(others, "pontoon_relays_active") >= 1.0);
     send(entry.pid, Signal::KILL);
@@ -420,8 +448,7 @@ fn c_rsm_1_an_entry_node_is_killed_and_its_relays_end() {
         assert_ne!(call.code(), 5, "{call:?}");
         (call.code() == 0).then_some(call)
     });
-    assert_eq!(again.session(), id);
-    assert!(again.json()["count"].as_i64() > count, "one memory");
+    goes_on(&first, &again);
 }
 
 /// HAProxy with a plain TCP listener, round robin, per list of addresses; where they listen.

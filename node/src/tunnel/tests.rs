@@ -1,11 +1,13 @@
 //! A node's worker port over real sockets, with the directory in memory, and what other tests need
 //! to have such nodes.
 
+use super::desk::Waiting;
 use super::{
     Directories, Grant, KeyRefused, Parts, PassOutcome, Passer, Tunnels, Unanswered, close, serve,
 };
 use crate::net::{TcpListener, TcpStream};
 use crate::ops::metrics::Metrics;
+use crate::prefixed::ByteStream;
 use crate::relay::Relayer;
 use crate::session::Target;
 use crate::tls::accept::{For, Port};
@@ -323,6 +325,31 @@ async fn exchange(address: &str, bytes: &[u8]) -> String {
     answer
 }
 
+/// A CONNECT that is taken, with bytes right behind its head and others back: both ends of its tunnel.
+async fn tunneled(
+    address: &str,
+    head: &str,
+    waiting: &mut Waiting,
+) -> (TcpStream, Box<dyn ByteStream>) {
+    let mut sidecar = TcpStream::connect(address).await.unwrap();
+    sidecar
+        .write_all(format!("{head}behind").as_bytes())
+        .await
+        .unwrap();
+    let mut stream = (&mut waiting.stream).await.unwrap().stream;
+    let mut behind = [0; 6];
+    stream.read_exact(&mut behind).await.unwrap();
+    assert_eq!(&behind, b"behind");
+    stream.write_all(b"back").await.unwrap();
+    let mut answer = [0; pontoon_proto::connect::CONNECTED.len() + 4];
+    sidecar.read_exact(&mut answer).await.unwrap();
+    assert_eq!(
+        answer,
+        *format!("{}back", pontoon_proto::connect::CONNECTED).as_bytes()
+    );
+    (sidecar, stream)
+}
+
 fn connect(ticket: &str, id: &str) -> String {
     format!(
         "CONNECT /v1/proxy HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ticket}\r\n\
@@ -389,23 +416,7 @@ async fn h_25_a_used_ticket_is_refused_and_bytes_behind_the_head_are_kept() {
         .unwrap();
     let head = connect(&waiting.ticket.encode(), &target.id.to_string());
 
-    let mut sidecar = TcpStream::connect(&node.address).await.unwrap();
-    sidecar
-        .write_all(format!("{head}behind").as_bytes())
-        .await
-        .unwrap();
-    let mut stream = (&mut waiting.stream).await.unwrap().stream;
-    let mut behind = [0; 6];
-    stream.read_exact(&mut behind).await.unwrap();
-    assert_eq!(&behind, b"behind");
-    stream.write_all(b"back").await.unwrap();
-    let mut answer = [0; pontoon_proto::connect::CONNECTED.len() + 4];
-    sidecar.read_exact(&mut answer).await.unwrap();
-    assert_eq!(
-        answer,
-        *format!("{}back", pontoon_proto::connect::CONNECTED).as_bytes()
-    );
-
+    let _both_ends = tunneled(&node.address, &head, &mut waiting).await;
     let replayed = exchange(&node.address, head.as_bytes()).await;
     assert!(replayed.starts_with("HTTP/1.1 403 "), "{replayed}");
 }
@@ -427,18 +438,7 @@ async fn k_con_3_a_connect_that_lands_on_another_node_is_relayed_to_the_one_that
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
 
     let head = connect(&ticket, &target.id.to_string());
-    let mut sidecar = TcpStream::connect(&landed.address).await.unwrap();
-    let both = format!("{head}behind");
-    sidecar.write_all(both.as_bytes()).await.unwrap();
-    let mut stream = (&mut waiting.stream).await.unwrap().stream;
-    let mut behind = [0; 6];
-    stream.read_exact(&mut behind).await.unwrap();
-    assert_eq!(&behind, b"behind");
-    stream.write_all(b"back").await.unwrap();
-    let mut answer = [0; pontoon_proto::connect::CONNECTED.len() + 4];
-    sidecar.read_exact(&mut answer).await.unwrap();
-    assert!(answer.ends_with(b"back"));
-
+    let (sidecar, mut stream) = tunneled(&landed.address, &head, &mut waiting).await;
     let replayed = exchange(&landed.address, head.as_bytes()).await;
     assert!(replayed.starts_with("HTTP/1.1 403 "), "{replayed}");
     assert!(replayed.ends_with("HTTP CONNECT request is missing valid auth"));
