@@ -6,7 +6,7 @@
 use super::load::Writer;
 use super::numbers::{median, percentile};
 use super::report::{self, Goal};
-use super::{Common, Other, Output, steady};
+use super::{Common, Other, steady};
 use crate::clock;
 use crate::cluster::directory::Version;
 use crate::cluster::etcd::{Etcd, Timing};
@@ -131,10 +131,7 @@ pub async fn run(options: &Options) -> Result<String, Error> {
         rows,
         changes,
     };
-    Ok(match options.common.output {
-        Output::Json => report::json(&figures),
-        Output::Table => figures.text(),
-    })
+    Ok(options.common.print(&figures, figures.text()))
 }
 
 impl Cluster {

@@ -64,6 +64,14 @@ impl Common {
         self.dir.clone().map_or_else(folder::home, Ok)
     }
 
+    /// Figures in the way that is asked for; `text` is the one for people.
+    fn print(&self, figures: &impl serde::Serialize, text: String) -> String {
+        match self.output {
+            Output::Json => report::json(figures),
+            Output::Table => text,
+        }
+    }
+
     fn wants(&self, other: Other) -> bool {
         !self.skip.contains(&other)
     }

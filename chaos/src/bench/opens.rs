@@ -8,7 +8,7 @@ use super::disk::{self, Disk};
 use super::load::{self, Client, Writer};
 use super::numbers::{median, percentile};
 use super::report::{self, Goal};
-use super::{Common, Other, Output};
+use super::{Common, Other};
 use crate::clock;
 use crate::cluster::directory::Version;
 use crate::cluster::etcd::{self, Etcd};
@@ -146,10 +146,7 @@ pub async fn run(options: &Options) -> Result<String, Error> {
         goals: goals(&rows),
         rows,
     };
-    Ok(match options.common.output {
-        Output::Json => report::json(&figures),
-        Output::Table => figures.text(),
-    })
+    Ok(options.common.print(&figures, figures.text()))
 }
 
 /// Opens sessions of ours for a short span, and proves that every one that was acknowledged is in

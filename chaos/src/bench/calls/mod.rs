@@ -9,7 +9,7 @@ pub(super) mod systems;
 
 use super::numbers::{median, percentile};
 use super::report::{self, Goal};
-use super::{Common, Other, Output};
+use super::{Common, Other};
 use crate::clock;
 use crate::cluster::Error;
 use crate::cluster::proxies::Proxy;
@@ -20,6 +20,10 @@ use systems::{Place, System, Way};
 
 /// Calls per second of the paced load.
 const RATE: f64 = 2_000.0;
+
+/// The loads under which latency is measured.
+const ONE_BY_ONE: &str = "one at a time";
+const PACED: &str = "2,000/s";
 
 /// The message of a streamed call.
 const STREAMED: usize = 64 << 10;
@@ -186,10 +190,7 @@ pub async fn run(options: &Options) -> Result<String, Error> {
         figures.memory = memory(options, &place).await?;
     }
     figures.goals = figures.goals();
-    Ok(match options.common.output {
-        Output::Json => report::json(&figures),
-        Output::Table => figures.text(),
-    })
+    Ok(options.common.print(&figures, figures.text()))
 }
 
 /// The other proxies that are wanted.
@@ -268,15 +269,15 @@ async fn latency(options: &Options, systems: &[System]) -> Result<Vec<Latency>, 
     let compared = |system: &&System| matches!(system.way, Way::Direct | Way::Chain | Way::Pontoon);
     let systems: Vec<&System> = systems.iter().filter(compared).collect();
     let mut rows = Vec::new();
-    for at_once in [true, false] {
-        eprintln!("latency");
+    for load in [ONE_BY_ONE, PACED] {
+        eprintln!("latency: {load}");
         let mut seen: Vec<Vec<Vec<u32>>> = systems.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.rounds {
             for (system, seen) in systems.iter().zip(&mut seen) {
                 let mut callers = system.callers(options.connections as usize).await?;
-                seen.push(match at_once {
-                    true => load::one_by_one(&mut callers[0], &message, span).await?,
-                    false => load::paced(&callers, RATE, &message, span).await?,
+                seen.push(match load {
+                    ONE_BY_ONE => load::one_by_one(&mut callers[0], &message, span).await?,
+                    _ => load::paced(&callers, RATE, &message, span).await?,
                 });
             }
         }
@@ -284,7 +285,7 @@ async fn latency(options: &Options, systems: &[System]) -> Result<Vec<Latency>, 
             let part = |part| median(seen.iter().map(|took| f64::from(percentile(took, part))));
             Latency {
                 system: system.way.name(),
-                load: if at_once { "one at a time" } else { "2,000/s" },
+                load,
                 p50_us: part(0.5),
                 p99_us: part(0.99),
             }
@@ -296,7 +297,7 @@ async fn latency(options: &Options, systems: &[System]) -> Result<Vec<Latency>, 
 /// P-3.
 async fn stream(options: &Options, systems: &[System]) -> Result<Vec<Stream>, Error> {
     let span = Duration::from_millis(options.span_ms);
-    // With what stands before each message it is as long as two DATA frames of 32 KiB.
+    // With the five bytes that stand before it.
     let message = load::message(STREAMED - 5);
     let compared = |system: &&System| {
         let envoy = Way::Other(Proxy::Envoy);

@@ -75,6 +75,14 @@ pub(in crate::bench) struct System {
     _folder: Folder,
 }
 
+/// A process that only reads.
+pub(in crate::bench) struct Sink {
+    pub(in crate::bench) process: Process,
+    pub(in crate::bench) port: u16,
+    // Dropped last: the process writes into it.
+    _folder: Folder,
+}
+
 impl Place {
     pub(in crate::bench) fn new(common: &Common) -> Result<Self, Error> {
         Ok(Self {
@@ -84,12 +92,22 @@ impl Place {
         })
     }
 
-    /// Starts a process that only reads; it and its port.
-    pub(in crate::bench) fn sink(&self) -> Result<(Process, u16), Error> {
+    /// Starts a process of ours that listens on the first of these ports.
+    fn part(&self, name: &str, folder: &Folder, ports: &[u16]) -> Result<Process, Error> {
+        let addresses = ports.iter().map(|port| net::local(*port).to_string());
+        let words = ["part".to_owned(), name.to_owned()].into_iter();
+        Process::start(name, folder.path(), &self.own, words.chain(addresses))
+    }
+
+    /// Starts a process that only reads.
+    pub(in crate::bench) fn sink(&self) -> Result<Sink, Error> {
+        let folder = Folder::inside(&self.home)?;
         let port = Ports::default().take()?;
-        let arguments = ["part", "sink", &net::local(port).to_string()].map(str::to_owned);
-        let started = Process::start("sink", &self.home, &self.own, arguments)?;
-        Ok((started, port))
+        Ok(Sink {
+            process: self.part("sink", &folder, &[port])?,
+            port,
+            _folder: folder,
+        })
     }
 
     /// Starts everything, and calls once.
@@ -97,38 +115,28 @@ impl Place {
         let folder = Folder::inside(&self.home)?;
         let mut ports = Ports::default();
         let worker = ports.take()?;
-        let part = |name: &str, arguments: &[u16]| {
-            let addresses = arguments.iter().map(|port| net::local(*port).to_string());
-            let words = ["part".to_owned(), name.to_owned()].into_iter();
-            Process::start(name, folder.path(), &self.own, words.chain(addresses))
-        };
-        let mut system = System {
-            way,
-            endpoint: plain(worker),
-            worker: part("echo", &[worker])?,
-            hops: Vec::new(),
-            cluster: None,
-            _folder: Folder::inside(&self.home)?,
-        };
+        let part = |name: &str, ports: &[u16]| self.part(name, &folder, ports);
+        let started = part("echo", &[worker])?;
+        let (mut endpoint, mut hops, mut cluster) = (plain(worker), Vec::new(), None);
         match way {
             Way::Direct => {}
             Way::Copy | Way::Forward => {
                 let port = ports.take()?;
                 let name = if way == Way::Copy { "copy" } else { "forward" };
-                system.hops.push(part(name, &[port, worker])?);
-                system.endpoint = plain(port);
+                hops.push(part(name, &[port, worker])?);
+                endpoint = plain(port);
             }
             Way::Chain => {
                 let (near, far) = (ports.take()?, ports.take()?);
-                system.hops.push(part("forward", &[near, far])?);
-                system.hops.push(part("copy", &[far, worker])?);
-                system.endpoint = plain(near);
+                hops.push(part("forward", &[near, far])?);
+                hops.push(part("copy", &[far, worker])?);
+                endpoint = plain(near);
             }
             Way::Other(proxy) => {
                 let port = ports.take()?;
                 let started = proxy.start(&self.home, &folder, port, worker).await?;
-                system.hops.push(started);
-                system.endpoint = plain(port);
+                hops.push(started);
+                endpoint = plain(port);
             }
             Way::Pontoon | Way::PontoonTls => {
                 let tls = way == Way::PontoonTls;
@@ -137,8 +145,8 @@ impl Place {
                     false => (String::new(), None),
                 };
                 let tables = format!("{PATIENT}\n{tables}");
-                let cluster = Pontoon::start_with(&self.home, &self.pontoon, &tables).await?;
-                let served = cluster.serve(worker, SLOTS).await?;
+                let nodes = Pontoon::start_with(&self.home, &self.pontoon, &tables).await?;
+                let served = nodes.serve(worker, SLOTS).await?;
                 let mut headers = HeaderMap::new();
                 for (name, value) in [
                     ("authorization", format!("Bearer {}", served.key)),
@@ -149,20 +157,27 @@ impl Place {
                     headers.insert(name, value.map_err(|error| Error(error.to_string()))?);
                 }
                 let port = if tls {
-                    cluster.client_tls(0)
+                    nodes.client_tls(0)
                 } else {
-                    cluster.client(0)
+                    nodes.client(0)
                 };
-                system.endpoint = Endpoint {
+                endpoint = Endpoint {
                     port,
                     headers,
                     tls: trusted,
                 };
-                system.hops.push(served.sidecar);
-                system.cluster = Some(cluster);
+                hops.push(served.sidecar);
+                cluster = Some(nodes);
             }
         }
-        system._folder = folder;
+        let mut system = System {
+            way,
+            endpoint,
+            worker: started,
+            hops,
+            cluster,
+            _folder: folder,
+        };
         system.answers().await?;
         Ok(system)
     }

@@ -6,14 +6,13 @@
 
 mod flood;
 
+use super::Common;
 use super::calls::load;
 use super::calls::systems::{Place, System, Way};
 use super::numbers::{median, percentile};
 use super::report::{self, Goal};
-use super::{Common, Output};
 use crate::clock;
 use crate::cluster::Error;
-use crate::cluster::process::Process;
 use flood::Flood;
 use serde::Serialize;
 use std::time::Duration;
@@ -72,12 +71,13 @@ struct Row {
 pub async fn run(options: &Options) -> Result<String, Error> {
     let place = Place::new(&options.common)?;
     let system = place.start(Way::Pontoon).await?;
-    let (sink, port) = place.sink()?;
+    let mut sink = place.sink()?;
     let mut rows = Vec::new();
     for flood in &options.only {
         eprintln!("{flood:?}");
-        rows.push(row(options, &system, (&sink, port), *flood).await?);
+        rows.push(row(options, &system, sink.port, *flood).await?);
     }
+    sink.process.alive()?;
     let goals = rows.iter().map(|row| {
         let value = row.p99_us / row.control_p99_us;
         Goal {
@@ -96,24 +96,16 @@ pub async fn run(options: &Options) -> Result<String, Error> {
         goals: goals.collect(),
         rows,
     };
-    Ok(match options.common.output {
-        Output::Json => report::json(&figures),
-        Output::Table => figures.text(),
-    })
+    Ok(options.common.print(&figures, figures.text()))
 }
 
-async fn row(
-    options: &Options,
-    system: &System,
-    (sink, port): (&Process, u16),
-    flood: Flood,
-) -> Result<Row, Error> {
+async fn row(options: &Options, system: &System, sink: u16, flood: Flood) -> Result<Row, Error> {
     let span = Duration::from_millis(options.span_ms);
     let message = load::message(16);
     let before = system.memory();
     let mut seen = [Vec::new(), Vec::new()];
     for _ in 0..options.rounds {
-        for (seen, port) in seen.iter_mut().zip([port, system.endpoint.port]) {
+        for (seen, port) in seen.iter_mut().zip([sink, system.endpoint.port]) {
             // The client is there first: a flood of connections must not cut one that stands.
             let mut callers = system.callers(CONNECTIONS).await?;
             for caller in &mut callers {
@@ -126,9 +118,6 @@ async fn row(
         }
     }
     let grown = system.memory().saturating_sub(before) as f64 / f64::from(1 << 20);
-    if sink.memory().is_none() {
-        return Err(Error("the sink has ended".to_owned()));
-    }
     let [control, flooded] = seen.map(median);
     Ok(Row {
         flood,
