@@ -41,6 +41,8 @@ struct State {
     turn: Option<NodeId>,
     /// By the last answer, this node has no vote.
     no_vote: bool,
+    /// Another node says that this node's number leads.
+    claimed: bool,
 }
 
 /// What a leader answers to a beat.
@@ -74,6 +76,12 @@ impl Beats {
         self.age().is_some_and(|age| age < CONNECTED) && self.lock().no_vote
     }
 
+    /// Whether others say that this node's number leads. When it does not, they may not have noticed
+    /// yet, or another process leads under it.
+    pub(crate) fn claimed(&self) -> bool {
+        self.lock().claimed
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,7 +111,9 @@ impl Core {
     /// Serves a beat, also this node's own.
     pub(crate) async fn serve_beat(&self, member: u64, pace: Pace) -> Result<Word, Refused> {
         if self.leading().is_none() {
-            return Err(Refused::NotLeader(self.leader()));
+            // This node is no news to whoever asked it, itself included.
+            let other = self.leader().filter(|leader| *leader != self.me);
+            return Err(Refused::NotLeader(other));
         }
         self.beats.heard(member, pace);
         // Before the confirmation, which then stands for it too.
@@ -221,6 +231,7 @@ pub(crate) async fn run(core: Weak<Core>) {
                 }
                 let mut state = core.beats.lock();
                 (state.answered, state.no_vote) = (Some(sent), word.no_vote);
+                state.claimed = false;
                 drop(state);
                 core.turn
                     .send_if_modified(|now| std::mem::replace(now, word.restart) != word.restart);
@@ -232,6 +243,9 @@ pub(crate) async fn run(core: Weak<Core>) {
                     Refused::Unavailable => None,
                 };
                 core.learn(told);
+                if to != Some(core.me) {
+                    core.beats.lock().claimed = told == Some(core.me);
+                }
                 failed = told.is_none() && !failed;
                 RETRY
             }

@@ -131,7 +131,17 @@ impl Core {
         let mut unknown = false;
         let mut wait = RETRY_MIN;
         loop {
-            let outcome = match told.take().or_else(|| self.leader()) {
+            let leader = told.take().or_else(|| self.leader());
+            let mine = leader.is_none_or(|leader| leader == self.me);
+            let outcome = match leader {
+                // If another process leads under this number, it is where the catalog has it, and
+                // alone can say so; else this node refuses itself.
+                _ if mine && self.beats.claimed() && !self.leads() => {
+                    let deadline = clock::now() + self.attempt(deadline);
+                    self.forwards
+                        .forward(self, self.me, command.clone(), deadline)
+                        .await
+                }
                 Some(node) if node == self.me => {
                     propose::propose(&self.queue, command.clone(), deadline).await
                 }
