@@ -12,6 +12,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::ready::Facts;
 use crate::peer::{self, Handlers, Peers};
 use crate::tasks::{self, Kind};
+use crate::tls::accept::Incoming;
 use crate::{call, clock, net, ops, tunnel};
 use futures::FutureExt as _;
 use futures::future::join_all;
@@ -37,31 +38,30 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often it is said what a fresh node waits for.
 const SAY: Duration = Duration::from_secs(5);
 
-/// Gives a fresh folder its number and its life; at once when it has both. Gives the listeners, of
-/// peers and of ops, back.
+/// Gives a fresh folder its number and its life; at once when it has both. Gives the connections of
+/// peers and the listener of ops back. A peer that is in its handshake meanwhile stays with the node,
+/// and is served by what comes after.
 pub(super) async fn settle(
     config: &Config,
     identity: &Arc<Identity>,
     peers: Peers,
-    listeners: (TcpListener, TcpListener),
-) -> Result<(TcpListener, TcpListener), Error> {
+    mut incoming: Incoming,
+    ops: TcpListener,
+) -> Result<(Incoming, TcpListener), Error> {
     if identity.settled().is_some() {
-        return Ok(listeners);
+        return Ok((incoming, ops));
     }
-    let share = |listener| {
-        net::share(listener)
-            .map_err(|error| Error::Start(format!("a listener can't be shared: {error}")))
-    };
-    let (listener, shared) = share(listeners.0)?;
-    let (ops, probed) = share(listeners.1)?;
+    let (ops, probed) = net::share(ops)
+        .map_err(|error| Error::Start(format!("a listener can't be shared: {error}")))?;
     let probes = crate::ops::serve(probed, waiting());
     let probes = tasks::spawn(Kind::Worker, "probes of a fresh node", probes);
     let stop = CancellationToken::new();
-    let serving = peer::serve(shared, peers.clone(), None, fresh(identity), stop.clone());
+    let (asked, handlers, stopped) = (peers.clone(), fresh(identity), stop.clone());
     let serving = tasks::spawn(Kind::Worker, "greetings", async move {
-        if let Err(error) = serving.await {
+        if let Err(error) = peer::serve(&mut incoming, asked, None, handlers, stopped).await {
             tracing::error!(%error, "the peer port is broken");
         }
+        incoming
     });
     let founder = config.number();
     let settled = match founder {
@@ -72,9 +72,10 @@ pub(super) async fn settle(
         admit(config, identity, &peers).await?;
     }
     stop.cancel();
-    serving.await.ok();
+    let incoming = serving.await;
     probes.abort();
-    Ok((listener, ops))
+    let broken = |error| Error::Start(format!("the peer port is broken: {error}"));
+    Ok((incoming.map_err(broken)?, ops))
 }
 
 /// What the ops port says while the folder is fresh: alive, and not ready.

@@ -16,9 +16,10 @@ use crate::config::raw::TimingName;
 use crate::config::{Config, ConfigError, Layers};
 use crate::drain::{Drain, Draining, Stage};
 use crate::net::{self, TcpListener};
-use crate::peer::{Me, Peers, Place};
+use crate::peer::{self, Me, Peers, Place};
 use crate::random;
 use crate::tasks::{self, Kind};
+use crate::tls::accept::Incoming;
 use crate::tls::front::Front;
 use crate::tls::{Tls, reload};
 use pontoon_proto::id::NodeId;
@@ -106,7 +107,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if options.exit_with_stdin {
         crate::dev::leash::end_with_stdin();
     }
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = Listeners::bind(&config, tls.clone()).await?;
     serve(Arc::new(config), tls, front, listeners).await
 }
 
@@ -148,13 +149,13 @@ struct Listeners {
     client: TcpListener,
     client_tls: Option<TcpListener>,
     worker: TcpListener,
-    peer: TcpListener,
+    peer: Incoming,
     admin: TcpListener,
     ops: TcpListener,
 }
 
 impl Listeners {
-    async fn bind(config: &Config) -> Result<Listeners, Error> {
+    async fn bind(config: &Config, tls: Option<Tls>) -> Result<Listeners, Error> {
         let bind = async |what, address: std::net::SocketAddr| {
             net::listen(what, &address.to_string())
                 .await
@@ -167,7 +168,7 @@ impl Listeners {
                 None => None,
             },
             worker: bind("sidecars", config.listen.worker).await?,
-            peer: bind("other nodes", config.listen.peer).await?,
+            peer: peer::take(bind("other nodes", config.listen.peer).await?, tls),
             admin: bind("the admin API", config.listen.admin).await?,
             ops: bind("ops", config.listen.ops).await?,
         })
@@ -201,8 +202,8 @@ async fn serve(
         );
     }
     let asking = peers(&config, &identity, tls.clone());
-    let fresh = (listeners.peer, listeners.ops);
-    let (peer, ops) = joining::settle(&config, &identity, asking, fresh).await?;
+    let (peer, ops) =
+        joining::settle(&config, &identity, asking, listeners.peer, listeners.ops).await?;
     let listeners = Listeners {
         peer,
         ops,

@@ -113,14 +113,9 @@ impl Parts {
             admit: joining::admission(&self.config, &self.cluster, &peers),
             folder: self.cluster.identity().folder(),
         };
-        let serving = peer::serve(
-            listeners.peer,
-            peers,
-            Some(self.cluster.clone()),
-            handlers,
-            stop.clone(),
-        );
+        let (cluster, mut incoming, stopped) = (self.cluster.clone(), listeners.peer, stop.clone());
         tasks::spawn(Kind::Critical, "peer port", async move {
+            let serving = peer::serve(&mut incoming, peers, Some(cluster), handlers, stopped);
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the peer port is broken");
             }

@@ -20,7 +20,7 @@ mod tests_tls;
 mod transport;
 
 pub use link::Place;
-pub use serve::{AdmitHandler, GreetHandler, Handlers, PassHandler, RelayHandler, serve};
+pub use serve::{AdmitHandler, GreetHandler, Handlers, PassHandler, RelayHandler, serve, take};
 
 use crate::tls::Tls;
 use crate::{clock, relay};

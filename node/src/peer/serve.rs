@@ -11,8 +11,8 @@ use super::{
 };
 use crate::net::TcpListener;
 use crate::relay::{self, Frames};
-use crate::tls::Caller;
-use crate::tls::accept::{self, For, Port};
+use crate::tls::accept::{self, For, Incoming, Port};
+use crate::tls::{Caller, Tls};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use pb::pass_reply::Outcome;
@@ -78,14 +78,19 @@ pub struct Handlers {
     pub folder: FolderId,
 }
 
-/// Serves other nodes until `stop` is cancelled. Without a cluster, as long as this node has no number
-/// yet, it answers what needs none.
+/// Takes connections from other nodes, with TLS where this node has it.
+pub fn take(listener: TcpListener, tls: Option<Tls>) -> Incoming {
+    accept::incoming(listener, Port::new("peer", tls, For::Nodes))
+}
+
+/// Serves other nodes until `stop` is cancelled; what `incoming` has by then is for the next one who
+/// serves it. Without a cluster, as long as this node has no number yet, it answers what needs none.
 ///
 /// # Errors
 ///
-/// When the listener breaks; a broken connection is not an error.
+/// When taking connections breaks; a broken connection is not an error.
 pub async fn serve(
-    listener: TcpListener,
+    incoming: &mut Incoming,
     peers: Peers,
     cluster: Option<Cluster>,
     handlers: Handlers,
@@ -100,7 +105,6 @@ pub async fn serve(
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX)
     });
-    let port = Port::new("peer", peers.tls().cloned(), For::Nodes);
     let peer = PeerServer::new(Answers {
         peers,
         cluster,
@@ -119,10 +123,7 @@ pub async fn serve(
             peer.max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX),
         )
-        .serve_with_incoming_shutdown(
-            accept::incoming(listener, port),
-            stop.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let cut = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_GRACE).await;

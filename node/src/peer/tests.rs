@@ -126,8 +126,11 @@ pub(super) fn start(
         admit: Arc::new(|_| async { Err(Status::unavailable("not here")) }.boxed()),
         folder: [7; 16],
     };
-    let serving = serve(listener, peers, Some(cluster.clone()), handlers, stop);
-    crate::tasks::spawn(crate::tasks::Kind::Worker, "test server", serving);
+    let mut incoming = take(listener, peers.tls().cloned());
+    let cluster = cluster.clone();
+    crate::tasks::spawn(crate::tasks::Kind::Worker, "test server", async move {
+        serve(&mut incoming, peers, Some(cluster), handlers, stop).await
+    });
 }
 
 /// The raft half of a node in a few lines.

@@ -59,9 +59,12 @@ pub(crate) struct Port {
     said: Arc<Said>,
 }
 
-/// The connections of a listener, ready to be read. The listener is closed when the stream is
-/// dropped.
-pub(crate) fn incoming(listener: TcpListener, port: Port) -> ReceiverStream<io::Result<Stream>> {
+/// The connections of a listener, ready to be read. The listener is closed when this is dropped, and
+/// so is what is on its way.
+pub type Incoming = ReceiverStream<io::Result<Stream>>;
+
+/// Takes the connections of a listener.
+pub(crate) fn incoming(listener: TcpListener, port: Port) -> Incoming {
     let (ready, incoming) = mpsc::channel(READY_MAX);
     let accepting = async move {
         tokio::select! {
