@@ -3,7 +3,7 @@
 //! Figures go to stdout, everything else to stderr. Every process that a command starts ends with it,
 //! also after Ctrl-C and errors.
 
-use crate::bench::{calls, failover, floods, opens};
+use crate::bench::{calls, failover, floods, opens, sessions};
 use crate::cluster::Error;
 use crate::part::Part;
 use clap::Parser;
@@ -37,6 +37,8 @@ enum Command {
 enum Bench {
     /// What a proxied call costs, beside other proxies and the least that a proxy can do.
     Calls(calls::Options),
+    /// What the first call of a session costs its client, and the first one after a reconnect.
+    Sessions(sessions::Options),
     /// Durable session opens per second through three nodes, beside etcd and NATS.
     Opens(opens::Options),
     /// What floods of hostile clients cost another client's calls.
@@ -79,6 +81,7 @@ async fn run(command: Command) -> Result<Option<String>, Error> {
         match command {
             Command::Part(part) => part.run().await.map(|()| String::new()),
             Command::Bench(Bench::Calls(options)) => calls::run(&options).await,
+            Command::Bench(Bench::Sessions(options)) => sessions::run(&options).await,
             Command::Bench(Bench::Opens(options)) => opens::run(&options).await,
             Command::Bench(Bench::Floods(options)) => floods::run(&options).await,
             Command::Bench(Bench::Failover(options)) => failover::run(&options).await,

@@ -7,6 +7,7 @@
 use crate::cluster::Error;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 pub(crate) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 pub(crate) use tokio::net::{TcpListener, TcpStream};
 
@@ -35,6 +36,20 @@ pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> 
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(4_096)
+}
+
+/// The body of the answer to a GET of a port of this machine.
+pub(crate) async fn get(port: u16, path: &str) -> Result<String, Error> {
+    let broken = |error: std::io::Error| Error(format!("GET {path} of port {port}: {error}"));
+    let mut stream = dial(port).await.map_err(broken)?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(broken)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.map_err(broken)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
+        _ => Err(Error(format!("GET {path} of port {port}: {answer}"))),
+    }
 }
 
 /// The next connection, without Nagle's wait.

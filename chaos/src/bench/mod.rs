@@ -1,7 +1,8 @@
 //! Figures: what is measured, against what, and how it is printed.
 //!
-//! [`calls`] measures what a proxied call costs, [`floods`] what hostile clients cost others, [`opens`] durable writes, [`failover`] the time without
-//! a leader. They measure in rounds, with the systems taking turns, so that a busy moment of the machine hits all of them alike; a figure
+//! [`calls`] measures what a proxied call costs, [`sessions`] what the first one of a session costs,
+//! [`floods`] what hostile clients cost others, [`opens`] durable writes, [`failover`] the time without a
+//! leader. They measure in rounds, with the systems taking turns, so that a busy moment of the machine hits all of them alike; a figure
 //! is the median over the rounds. [`load`] drives clients, [`report`] prints.
 
 pub mod calls;
@@ -12,6 +13,7 @@ pub mod load;
 mod numbers;
 pub mod opens;
 pub mod report;
+pub mod sessions;
 mod steady;
 
 use crate::cluster::{Error, folder};

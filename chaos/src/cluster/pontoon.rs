@@ -4,7 +4,7 @@ use super::directory::{Directory, Place};
 use super::folder::Folder;
 use super::process::Process;
 use super::{Error, NODES, channel, random, wait_for};
-use crate::net::{Ports, local};
+use crate::net::{self, Ports, local};
 use pontoon_proto::admin as pb;
 use pontoon_proto::admin::admin_client::AdminClient;
 use pontoon_proto::id::RegionId;
@@ -29,6 +29,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 pub struct Pontoon {
     nodes: Vec<Node>,
     program: PathBuf,
+    relayed: bool,
     // Dropped last: the nodes write into it.
     folder: Folder,
 }
@@ -41,6 +42,7 @@ struct Node {
     client: u16,
     client_tls: u16,
     worker: u16,
+    ops: u16,
     admin: AdminClient<InterceptedService<Channel, Token>>,
 }
 
@@ -84,6 +86,16 @@ pub fn program(given: Option<PathBuf>) -> Result<PathBuf, Error> {
     }
 }
 
+/// What is not as it is by default.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Further tables of the configuration, which all nodes share.
+    pub tables: String,
+    /// Sidecars know the second node's worker port as the first one's, and are attached to the others
+    /// only: each tunnel to the first node is relayed by the second.
+    pub relayed: bool,
+}
+
 /// A function with one worker.
 #[derive(Debug)]
 pub struct Served {
@@ -100,11 +112,11 @@ pub struct Served {
 impl Pontoon {
     /// Starts three nodes below `home` and waits until their groups work.
     pub async fn start(home: &Path, program: &Path) -> Result<Self, Error> {
-        Self::start_with(home, program, "").await
+        Self::start_with(home, program, &Setup::default()).await
     }
 
-    /// The same, with further tables of the configuration, which all nodes share.
-    pub async fn start_with(home: &Path, program: &Path, tables: &str) -> Result<Self, Error> {
+    /// The same, set up in another way.
+    pub async fn start_with(home: &Path, program: &Path, setup: &Setup) -> Result<Self, Error> {
         let folder = Folder::inside(home)?;
         let mut ports = Ports::default();
         let (join_token, admin_token) = (hex(&random::<16>()?), hex(&random::<16>()?));
@@ -127,22 +139,32 @@ impl Pontoon {
         let token: MetadataValue<Ascii> = format!("Bearer {admin_token}")
             .parse()
             .map_err(|_| Error("a token of hex digits is no header value".to_owned()))?;
+        let workers = names.iter().map(|_| ports.take());
+        let workers = workers.collect::<Result<Vec<u16>, Error>>()?;
         let mut nodes = Vec::new();
-        for (name, peer) in names.into_iter().zip(peers) {
-            let (client, client_tls, worker) = (ports.take()?, ports.take()?, ports.take()?);
-            let (admin, ops) = (ports.take()?, local(ports.take()?));
+        for (index, (name, peer)) in names.into_iter().zip(peers).enumerate() {
+            let (client, client_tls, worker) = (ports.take()?, ports.take()?, workers[index]);
+            let dialed = if setup.relayed && index == 0 {
+                workers[1]
+            } else {
+                worker
+            };
+            let (admin, ops) = (ports.take()?, ports.take()?);
             let config = format!(
                 "name = \"{name}\"\nregion = \"{REGION}\"\ndata_dir = {:?}\n\n\
                  [cluster]\nname = \"bench\"\njoin_token_file = {path:?}\n\
                  admin_token_sha256 = \"{digest}\"\ntiming = \"lan\"\n{members}\n\
                  [listen]\nclient = \"{}\"\nclient_tls = \"{}\"\nworker = \"{}\"\npeer = \"{}\"\n\
-                 admin = \"{}\"\nops = \"{ops}\"\n\n{tables}",
+                 admin = \"{}\"\nops = \"{}\"\n\n[advertise]\nworker = \"{}\"\n\n{}",
                 folder.path().join(&name),
                 local(client),
                 local(client_tls),
                 local(worker),
                 local(peer),
                 local(admin),
+                local(ops),
+                local(dialed),
+                setup.tables,
             );
             let file = config_of(&folder, &name);
             std::fs::write(&file, config).map_err(|error| Error::file("write", &file, &error))?;
@@ -153,6 +175,7 @@ impl Pontoon {
                 client,
                 client_tls,
                 worker,
+                ops,
                 admin: AdminClient::with_interceptor(channel(admin)?, Token(token.clone()))
                     .max_decoding_message_size(64 << 20),
             });
@@ -160,6 +183,7 @@ impl Pontoon {
         let mut cluster = Self {
             nodes,
             program: program.to_owned(),
+            relayed: setup.relayed,
             folder,
         };
         cluster.settled().await?;
@@ -218,7 +242,8 @@ impl Pontoon {
         let (client_key, worker_key) = (key("client", "").await?, key("worker", &version).await?);
         let file = self.folder.path().join("worker-key");
         std::fs::write(&file, worker_key).map_err(|error| Error::file("write", &file, &error))?;
-        let nodes = self.nodes.iter().map(|node| local(node.worker).to_string());
+        let attached = self.nodes.iter().skip(usize::from(self.relayed));
+        let nodes = attached.map(|node| local(node.worker).to_string());
         let nodes = nodes.collect::<Vec<_>>().join(",");
         let (worker, slots) = (local(worker).to_string(), slots.to_string());
         let file = file.display().to_string();
@@ -249,6 +274,16 @@ impl Pontoon {
             function,
             version,
         })
+    }
+
+    /// The page of a node's metrics.
+    pub async fn metrics(&self, node: usize) -> Result<String, Error> {
+        net::get(self.nodes[node].ops, "/metrics").await
+    }
+
+    /// Where a node's sidecars dial.
+    pub fn worker(&self, node: usize) -> u16 {
+        self.nodes[node].worker
     }
 
     /// Kills a node with SIGKILL.

@@ -56,9 +56,10 @@ impl Locals {
         self.sequence.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts one more connection in. True with the first one: then `Enter` is due, unless the
-    /// open has done it.
-    pub(super) fn join(&self, target: Target, version: VersionId) -> (Arc<Local>, bool) {
+    /// Counts one more connection in. With the first one, the number of the `Enter` that is due then,
+    /// unless the open has done it. It is drawn under the lock: edges of one session are numbered in the
+    /// order in which they happened.
+    pub(super) fn join(&self, target: Target, version: VersionId) -> (Arc<Local>, Option<u64>) {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let local = map.entry(target.id).or_insert_with(|| {
             Arc::new(Local {
@@ -73,21 +74,23 @@ impl Locals {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *connections += 1;
-        (local.clone(), *connections == 1)
+        let first = *connections == 1;
+        (local.clone(), first.then(|| self.next_sequence()))
     }
 
-    /// Counts one out. True with the last one: then `Leave` is due.
-    fn leave(&self, local: &Local) -> bool {
+    /// Counts one out. With the last one, the number of the `Leave` that is due then.
+    fn leave(&self, local: &Local) -> Option<u64> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let mut connections = local
             .connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *connections -= 1;
-        if *connections == 0 {
-            map.remove(&local.target.id);
+        if *connections > 0 {
+            return None;
         }
-        *connections == 0
+        map.remove(&local.target.id);
+        Some(self.next_sequence())
     }
 
     pub(super) fn get(&self, id: RequestId) -> Option<Arc<Local>> {
@@ -243,14 +246,17 @@ impl Drop for Joined {
                 inner.tunnels.park(self.target(), tunnel);
             }
         }
-        if !inner.locals.leave(&self.local) || self.ended() {
+        let Some(seq) = inner.locals.leave(&self.local) else {
+            return;
+        };
+        if self.ended() {
             return;
         }
         let target = self.local.target;
         let leave = Command::Leave {
             id: target.id,
             at: inner.cluster.at(),
-            seq: inner.locals.next_sequence(),
+            seq,
             clean: self.clean.load(Ordering::Relaxed),
         };
         if let Some(group) = inner.cluster.region(target.region) {
@@ -299,13 +305,17 @@ impl Sessions {
 
     /// Proposes the 0 -> 1 edge, and says what the home group makes of it. It is proposed until the
     /// group has answered, for as long as it may merely be between leaders.
-    pub(super) async fn enter(&self, target: &Target, ask: &Ask) -> Result<(), Fault> {
+    pub(super) async fn enter(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        mut seq: u64,
+    ) -> Result<(), Fault> {
         let inner = &self.0;
         let Some(group) = inner.cluster.region(target.region) else {
             return Err(Fault::DirectoryUnavailable);
         };
         let mut at = inner.cluster.at();
-        let mut seq = inner.locals.next_sequence();
         loop {
             let enter = Command::Enter {
                 id: target.id,

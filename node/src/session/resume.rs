@@ -15,8 +15,8 @@ use pontoon_raft::group::Group;
 use pontoon_raft::machine::Machine as _;
 use std::time::Duration;
 
-/// How late an `Enter` may be before the answer leaves without it, when the replica shows that the
-/// session is far from its end.
+/// How late an `Enter` of a node that is new to a session may be before the answer leaves without it,
+/// when the replica shows that the session is far from its end.
 const ENTER_LATE: Duration = Duration::from_millis(500);
 
 /// A replica may answer for a held session only while its last quorum-confirmed beat is younger than
@@ -27,8 +27,8 @@ const BEAT_FRESH: Duration = Duration::from_millis(2_500);
 struct Known {
     target: Target,
     version: VersionId,
-    /// Whether a late `Enter` may be overtaken by the answer.
-    far_from_end: bool,
+    /// How late the `Enter` may be before the answer overtakes it; none where it must be waited for.
+    may_wait: Option<Duration>,
 }
 
 impl Sessions {
@@ -58,24 +58,13 @@ impl Sessions {
         let (local, first) = self.0.locals.join(target, known.version);
         // From here on, dropping `joined` leaves again, whatever happens.
         let joined = self.joined(local, None);
-        if !first {
+        let Some(seq) = first else {
             joined.wire(ask.carries, ask.deadline).await?;
             return Ok(joined);
-        }
+        };
         let within = ask.left().min(LINK_WAIT);
         let dial = self.0.tunnels.obtain(&target, ask.carries, within);
-        let enter = async {
-            if !known.far_from_end {
-                return self.enter(&target, ask).await;
-            }
-            match tokio::time::timeout(ENTER_LATE, self.enter(&target, ask)).await {
-                Ok(entered) => entered,
-                Err(_late) => {
-                    self.enter_in_background(target, ask.clone());
-                    Ok(())
-                }
-            }
-        };
+        let enter = self.entered(&target, ask, seq, known.may_wait);
         let (dialed, entered) = tokio::join!(dial, enter);
         entered?;
         let tunnel: Tunnel = match dialed {
@@ -108,10 +97,18 @@ impl Sessions {
             return Err(Fault::SessionNotFound);
         };
         let connected = group.beat_age().is_some_and(|age| age < BEAT_FRESH);
-        let far_from_end = connected
-            && state
-                .hold(session)
-                .is_none_or(|hold| state.clock().after(ENTER_LATE + BEAT_FRESH) < hold.until);
+        let soon = state.clock().after(ENTER_LATE + BEAT_FRESH);
+        let far_from_end = state
+            .hold(session)
+            .is_none_or(|hold| soon < hold.until && !session.may_be_preempted(soon));
+        let at = self.0.cluster.at();
+        // The sidecar and the directory know the session at this node already, so that all that an
+        // `Enter` changes is the end of the hold.
+        let was_here = session.entries.iter().any(|entry| entry.at() == at);
+        let may_wait = match was_here {
+            true => Duration::ZERO,
+            false => ENTER_LATE,
+        };
         Ok(Some(Known {
             target: Target {
                 id,
@@ -120,20 +117,40 @@ impl Sessions {
                 binding,
             },
             version: session.version,
-            far_from_end,
+            may_wait: (connected && far_from_end).then_some(may_wait),
         }))
     }
 
-    /// Goes on with an `Enter` that the answer has overtaken; if the group says that the session has
-    /// ended, what is carried here ends too (see `enter`).
-    fn enter_in_background(&self, target: Target, mut ask: Ask) {
-        let sessions = self.clone();
+    /// Proposes the `Enter`, and waits for it, or for as long as it `may_wait`. One that the answer has
+    /// overtaken goes on: if the group says that the session has ended, what is carried here ends too.
+    async fn entered(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        seq: u64,
+        may_wait: Option<Duration>,
+    ) -> Result<(), Fault> {
+        let Some(may_wait) = may_wait else {
+            return self.enter(target, ask, seq).await;
+        };
+        let (sessions, target, mut ask) = (self.clone(), *target, ask.clone());
         // The call may be over long before the group answers; its connection is in the session.
         ask.deadline = ask.deadline.max(crate::clock::now() + GROUP_WAIT);
-        crate::tasks::spawn(crate::tasks::Kind::Worker, "session enter", async move {
-            if let Err(fault) = sessions.enter(&target, &ask).await {
-                tracing::warn!(session = %target.id, fault = fault.row().label, "a late enter failed");
+        let entering = async move {
+            let entered = sessions.enter(&target, &ask, seq).await;
+            if let Err(fault) = entered {
+                tracing::info!(session = %target.id, fault = fault.row().label, "a resumed session could not be entered");
             }
-        });
+            entered
+        };
+        let entering = crate::tasks::spawn(crate::tasks::Kind::Worker, "session enter", entering);
+        // A timer of no time at all would take a millisecond.
+        if may_wait.is_zero() {
+            return Ok(());
+        }
+        match tokio::time::timeout(may_wait, entering).await {
+            Ok(entered) => entered.unwrap_or(Err(Fault::DirectoryUnavailable)),
+            Err(_overtaken) => Ok(()),
+        }
     }
 }

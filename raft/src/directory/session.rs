@@ -18,6 +18,7 @@
 //! ([`Directory::hold`](super::Directory::hold)).
 
 use super::command::{Binding, Effect, EndReason, Reply};
+use super::queue::PREEMPT_AFTER;
 use super::{Directory, Found, Life, SESSIONS_MAX, Step};
 use crate::machine::Clock;
 use imbl::OrdMap;
@@ -152,6 +153,12 @@ impl Session {
     /// Whether nobody asked for it to be kept, so that a long clean hold may be ended early.
     fn yields(&self) -> bool {
         !self.absorbed && !self.window_asked
+    }
+
+    /// Whether its slot may be taken for another session at this time.
+    pub fn may_be_preempted(&self, at: Clock) -> bool {
+        self.idle_since()
+            .is_some_and(|since| since.after(PREEMPT_AFTER) <= at)
     }
 
     /// Since when it may be counted among the preemptible ones, if at all.

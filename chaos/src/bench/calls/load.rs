@@ -20,6 +20,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+/// The header that names a session.
+const REQUEST_ID: &str = "nvcf-reqid";
+
 type Body = BoxBody<Bytes, Infallible>;
 
 /// Before a span is measured the load runs for so long.
@@ -85,14 +88,41 @@ impl Caller {
         self.sender.send_request(request).await.map_err(broken)
     }
 
-    /// Calls once; the answer must be the message.
-    pub(in crate::bench) async fn call(&mut self, message: &Bytes) -> Result<(), Error> {
+    /// Asks for the health of whoever has the connection, so that both sides know that it stands.
+    pub(in crate::bench) async fn greet(&mut self) -> Result<(), Error> {
+        let uri = format!(
+            "http://{}/health",
+            self.uri.authority().map_or("", |at| at.as_str())
+        );
+        let request = Request::get(uri).body(Full::default().boxed());
+        self.sender.ready().await.map_err(broken)?;
+        let answer = self.sender.send_request(request.map_err(broken)?).await;
+        let answer = answer.map_err(broken)?;
+        let status = answer.status();
+        answer.into_body().collect().await.map_err(broken)?;
+        match status.is_success() {
+            true => Ok(()),
+            false => Err(Error(format!("the health of a node is {status}"))),
+        }
+    }
+
+    /// Calls in a session that has this id.
+    pub(in crate::bench) fn resume(&mut self, id: HeaderValue) {
+        self.headers.insert(REQUEST_ID, id);
+    }
+
+    /// Calls once; the answer must be the message. The id of the session, if there is one.
+    pub(in crate::bench) async fn call(
+        &mut self,
+        message: &Bytes,
+    ) -> Result<Option<HeaderValue>, Error> {
         let response = self.send(Full::new(message.clone()).boxed()).await?;
         refused(response.headers())?;
+        let id = response.headers().get(REQUEST_ID).cloned();
         let answer = response.into_body().collect().await.map_err(broken)?;
         refused(answer.trailers().unwrap_or(&HeaderMap::new()))?;
         match answer.to_bytes().len() == message.len() {
-            true => Ok(()),
+            true => Ok(id),
             false => Err(Error(
                 "the answer is another one than the message".to_owned(),
             )),
@@ -270,7 +300,7 @@ pub(in crate::bench) fn message(bytes: usize) -> Bytes {
     message.into()
 }
 
-fn micros(since: Instant) -> u32 {
+pub(in crate::bench) fn micros(since: Instant) -> u32 {
     u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
 }
 

@@ -25,6 +25,9 @@ const RATE: f64 = 2_000.0;
 const ONE_BY_ONE: &str = "one at a time";
 const PACED: &str = "2,000/s";
 
+/// Ways with one hop more, whose latency alone is measured.
+const LONGER: [Way; 2] = [Way::LongChain, Way::PontoonRelayed];
+
 /// The message of a streamed call.
 const STREAMED: usize = 64 << 10;
 
@@ -205,14 +208,23 @@ fn others(common: &Common) -> impl Iterator<Item = Way> {
 }
 
 fn ways(common: &Common) -> Vec<Way> {
-    let floors = [Way::Direct, Way::Copy, Way::Forward, Way::Chain];
+    let floors = [
+        Way::Direct,
+        Way::Copy,
+        Way::Forward,
+        Way::Chain,
+        Way::LongChain,
+    ];
     let floors = floors.into_iter().chain(others(common));
-    floors.chain([Way::Pontoon]).collect()
+    floors.chain([Way::Pontoon, Way::PontoonRelayed]).collect()
 }
 
 /// P-1.
 async fn cost(options: &Options, systems: &[System]) -> Result<Vec<Cost>, Error> {
-    let through = |system: &&System| !matches!(system.way, Way::Direct | Way::Chain);
+    let through = |system: &&System| {
+        let otherwise = Way::Direct == system.way || LONGER.contains(&system.way);
+        !otherwise && system.way != Way::Chain
+    };
     let systems: Vec<&System> = systems.iter().filter(through).collect();
     let mut rows = Vec::new();
     for bytes in &options.bytes {
@@ -266,7 +278,10 @@ async fn cost_once(
 async fn latency(options: &Options, systems: &[System]) -> Result<Vec<Latency>, Error> {
     let span = Duration::from_millis(options.span_ms);
     let message = load::message(16);
-    let compared = |system: &&System| matches!(system.way, Way::Direct | Way::Chain | Way::Pontoon);
+    let compared = |system: &&System| {
+        let short = matches!(system.way, Way::Direct | Way::Chain | Way::Pontoon);
+        short || LONGER.contains(&system.way)
+    };
     let systems: Vec<&System> = systems.iter().filter(compared).collect();
     let mut rows = Vec::new();
     for load in [ONE_BY_ONE, PACED] {

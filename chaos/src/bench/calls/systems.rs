@@ -3,7 +3,7 @@
 use super::load::{Caller, Endpoint};
 use crate::bench::Common;
 use crate::cluster::folder::Folder;
-use crate::cluster::pontoon::{self, Pontoon};
+use crate::cluster::pontoon::{self, Pontoon, Setup};
 use crate::cluster::process::Process;
 use crate::cluster::proxies::Proxy;
 use crate::cluster::{Error, wait_for};
@@ -33,12 +33,16 @@ pub(in crate::bench) enum Way {
     Forward,
     /// The same two hops as ours: forwarder, then copy.
     Chain,
+    /// The same with one more copy.
+    LongChain,
     /// Another proxy.
     Other(Proxy),
     /// A node and a sidecar.
     Pontoon,
     /// The same, with clients that come over TLS.
     PontoonTls,
+    /// A node whose tunnels are relayed by another one, and a sidecar.
+    PontoonRelayed,
 }
 
 impl Way {
@@ -48,11 +52,13 @@ impl Way {
             Way::Copy => "tcp copy",
             Way::Forward => "forwarder",
             Way::Chain => "forwarder + tcp copy",
+            Way::LongChain => "forwarder + 2 copies",
             Way::Other(Proxy::Haproxy) => "haproxy",
             Way::Other(Proxy::Nginx) => "nginx",
             Way::Other(Proxy::Envoy) => "envoy",
             Way::Pontoon => "pontoon",
             Way::PontoonTls => "pontoon, TLS",
+            Way::PontoonRelayed => "pontoon, relayed",
         }
     }
 }
@@ -70,7 +76,7 @@ pub(in crate::bench) struct System {
     pub(in crate::bench) endpoint: Endpoint,
     worker: Process,
     hops: Vec<Process>,
-    cluster: Option<Pontoon>,
+    pub(in crate::bench) cluster: Option<Pontoon>,
     // Dropped last: the processes write into it.
     _folder: Folder,
 }
@@ -132,20 +138,30 @@ impl Place {
                 hops.push(part("copy", &[far, worker])?);
                 endpoint = plain(near);
             }
+            Way::LongChain => {
+                let (near, middle, far) = (ports.take()?, ports.take()?, ports.take()?);
+                hops.push(part("forward", &[near, middle])?);
+                hops.push(part("copy", &[middle, far])?);
+                hops.push(part("copy", &[far, worker])?);
+                endpoint = plain(near);
+            }
             Way::Other(proxy) => {
                 let port = ports.take()?;
                 let started = proxy.start(&self.home, &folder, port, worker).await?;
                 hops.push(started);
                 endpoint = plain(port);
             }
-            Way::Pontoon | Way::PontoonTls => {
+            Way::Pontoon | Way::PontoonTls | Way::PontoonRelayed => {
                 let tls = way == Way::PontoonTls;
                 let (tables, trusted) = match tls {
                     true => self.certificates(folder.path()).await?,
                     false => (String::new(), None),
                 };
-                let tables = format!("{PATIENT}\n{tables}");
-                let nodes = Pontoon::start_with(&self.home, &self.pontoon, &tables).await?;
+                let setup = Setup {
+                    tables: format!("{PATIENT}\n{tables}"),
+                    relayed: way == Way::PontoonRelayed,
+                };
+                let nodes = Pontoon::start_with(&self.home, &self.pontoon, &setup).await?;
                 let served = nodes.serve(worker, SLOTS).await?;
                 let mut headers = HeaderMap::new();
                 for (name, value) in [
@@ -179,6 +195,9 @@ impl Place {
             _folder: folder,
         };
         system.answers().await?;
+        if way == Way::PontoonRelayed {
+            system.is_relayed().await?;
+        }
         Ok(system)
     }
 
@@ -236,7 +255,23 @@ impl System {
         for process in self.hops.iter_mut().chain([&mut self.worker]) {
             process.alive()?;
         }
-        first
+        first.map(|_| ())
+    }
+
+    /// Whether a tunnel of the first node is really carried by the second.
+    async fn is_relayed(&self) -> Result<(), Error> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
+        let page = cluster.metrics(1).await?;
+        let relayed = page.lines().any(|line| {
+            let count = line.strip_prefix("pontoon_relays_total{result=\"ok\"} ");
+            count.is_some_and(|count| count != "0")
+        });
+        match relayed {
+            true => Ok(()),
+            false => Err(Error("the tunnel of a call was not relayed".to_owned())),
+        }
     }
 
     /// Connections to it.
