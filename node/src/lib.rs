@@ -2,7 +2,7 @@
 //!
 //! To follow a call, read the folders in this order: [`listen`] (sockets), [`call`] (one exchange),
 //! [`session`] (which worker), [`tunnel`] (how to reach it), [`relay`] (when another node is in
-//! between), [`sidecar`] (the other end). [`peer`] is what nodes say to each other, [`admin`] what
+//! between), [`sidecar`] (the other end). [`discovery`] turns names into sockets. [`peer`] is what nodes say to each other, [`admin`] what
 //! operators say to them.
 
 pub mod admin;
@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod discovery;
 pub mod drain;
 mod gather;
 pub mod listen;

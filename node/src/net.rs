@@ -1,18 +1,59 @@
 //! The network, from one place: the only file that names `tokio::net`.
 
 pub use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-pub use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+pub use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 
+use crate::discovery;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Dials `host:port`, resolving names, within a bound; small writes leave at once (TCP_NODELAY).
+/// After so long without an answer the next socket of an address is dialed beside the one before (RFC
+/// 8305 5 has the value).
+const BESIDE: Duration = Duration::from_millis(250);
+
+/// Dials an address, see [`discovery`], within a bound; small writes leave at once (TCP_NODELAY). Of
+/// several sockets the first one that answers is taken.
 pub async fn dial(address: &str, within: Duration) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(within, TcpStream::connect(address))
+    let reached = async {
+        let sockets = discovery::find(address).await?;
+        first(&sockets).await
+    };
+    let stream = tokio::time::timeout(within, reached)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// The first of these that answers. The next is dialed when one has failed, or takes long.
+async fn first(sockets: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut left = sockets.iter();
+    let mut dialed = FuturesUnordered::new();
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    loop {
+        let next = left.next();
+        match next {
+            Some(socket) => dialed.push(TcpStream::connect(*socket)),
+            None if dialed.is_empty() => return Err(last),
+            None => {}
+        }
+        let patience = async {
+            match next {
+                Some(_) if left.len() > 0 => tokio::time::sleep(BESIDE).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(answer) = dialed.next() => match answer {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            },
+            () = patience => {}
+        }
+    }
 }
 
 /// Binds a listener; the error says what to do when the port is taken.

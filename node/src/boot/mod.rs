@@ -107,6 +107,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if options.exit_with_stdin {
         crate::dev::leash::end_with_stdin();
     }
+    if !config.dns.servers.is_empty() {
+        crate::discovery::ask(&config.dns.servers);
+    }
     let listeners = Listeners::bind(&config, tls.clone()).await?;
     serve(Arc::new(config), tls, front, listeners).await
 }

@@ -2,8 +2,10 @@
 
 use super::exit::{Code, Failure};
 use super::nouns::Ask;
-use crate::net;
+use crate::discovery;
+use crate::net::{self, TcpStream};
 use crate::tls::dial::Trust;
+use crate::tls::once::Once;
 use http::Uri;
 use pontoon_proto::admin::admin_client::AdminClient;
 use std::error::Error as _;
@@ -75,31 +77,42 @@ pub(super) async fn connect(ask: &Ask) -> Result<Client, Failure> {
         .map_err(|error| Failure::new(Code::Usage, format!("{:?}: {error}", ask.endpoint)))?
         .connect_timeout(CONNECT_MAX)
         .timeout(ANSWER_MAX);
+    let host = authority.host();
+    let address = match (authority.port_u16(), scheme) {
+        (None, _) if host.starts_with('_') => host.to_owned(),
+        (Some(port), _) => format!("{host}:{port}"),
+        (None, "https") => format!("{host}:443"),
+        (None, _) => format!("{host}:80"),
+    };
+    if !ask.dns.is_empty() {
+        discovery::ask(&ask.dns);
+    }
     let channel = match scheme {
-        "https" => secure(ask, endpoint).await?,
-        _ => endpoint
-            .connect()
-            .await
-            .map_err(|error| nobody(ask, root_cause(&error)))?,
+        "https" => secure(ask, endpoint, &address).await?,
+        _ => {
+            let stream = dial(ask, &address).await?;
+            let channel = endpoint.connect_with_connector(Once::new(stream)).await;
+            channel.map_err(|error| nobody(ask, root_cause(&error)))?
+        }
     };
     Ok(AdminClient::with_interceptor(channel, token).max_decoding_message_size(MESSAGE_MAX))
 }
 
+async fn dial(ask: &Ask, address: &str) -> Result<TcpStream, Failure> {
+    let stream = net::dial(address, CONNECT_MAX).await;
+    stream.map_err(|error| nobody(ask, error.to_string()))
+}
+
 /// Connects with TLS.
-async fn secure(ask: &Ask, endpoint: Endpoint) -> Result<Channel, Failure> {
+async fn secure(ask: &Ask, endpoint: Endpoint, address: &str) -> Result<Channel, Failure> {
     let path = ask.ca_file.as_deref().ok_or_else(|| {
         let text = "https:// needs the CA of the nodes' certificates: name its file with --ca-file \
                     or PONTOON_CA_FILE";
         Failure::new(Code::Usage, text)
     })?;
     let trust = Trust::open(path).map_err(|problem| Failure::new(Code::Usage, problem.0))?;
-    let uri = endpoint.uri();
-    let host = uri.host().unwrap_or_default();
-    let address = format!("{host}:{}", uri.port_u16().unwrap_or(443));
-    let stream = net::dial(&address, CONNECT_MAX)
-        .await
-        .map_err(|error| nobody(ask, error.to_string()))?;
-    let connect = trust.channel(endpoint, stream, &address);
+    let stream = dial(ask, address).await?;
+    let connect = trust.channel(endpoint, stream, address);
     tokio::time::timeout(CONNECT_MAX, connect)
         .await
         .unwrap_or_else(|_| Err("no answer to the TLS handshake in time".into()))

@@ -4,13 +4,14 @@
 //! the machine can read those.
 
 use clap::{Args, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where and how to ask.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Ask {
-    /// Admin address of any node.
+    /// Admin address of any node; an SRV name has no port.
     #[arg(
         long,
         env = "PONTOON_ENDPOINT",
@@ -18,6 +19,14 @@ pub(super) struct Ask {
         value_name = "URL"
     )]
     pub(super) endpoint: String,
+    /// The DNS servers that are asked for names [default: those of /etc/resolv.conf].
+    #[arg(
+        long,
+        env = "PONTOON_DNS",
+        value_name = "IP:PORT,...",
+        value_delimiter = ','
+    )]
+    pub(super) dns: Vec<SocketAddr>,
     /// The CAs of the nodes' certificates, for a cluster with TLS.
     #[arg(long, env = "PONTOON_CA_FILE", value_name = "PATH")]
     pub(super) ca_file: Option<PathBuf>,

@@ -13,6 +13,7 @@ pub mod raw;
 
 pub use layers::{Layers, Origin};
 
+use crate::discovery::address::Address;
 use crate::listen::proxies::Proxies;
 use crate::tls::Files;
 use crate::tls::front::FrontFiles;
@@ -61,6 +62,8 @@ pub struct Config {
     pub client_tls_proxies: Proxies,
     /// Whether the worker port takes sidecars that speak clear text, where there is TLS.
     pub clear_sidecars: bool,
+    /// Whom to ask for names.
+    pub dns: raw::Dns,
     /// Bounds on clients.
     pub limits: raw::Limits,
     /// What clients and workers learn of each other.
@@ -167,6 +170,7 @@ impl Config {
             advertise,
             tls,
             front,
+            dns: raw.dns,
             limits: raw.limits,
             clients: raw.clients,
             log: Log {
@@ -238,6 +242,9 @@ fn check_members(raw: &Raw) -> Result<(), ConfigError> {
                 "cluster.members gives the peer address {:?} to two nodes",
                 member.peer
             ));
+        }
+        if let Err(why) = member.peer.parse::<Address>() {
+            return bad(format!("cluster.members[{index}]: peer {why}"));
         }
     }
     Ok(())

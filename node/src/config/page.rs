@@ -2,7 +2,7 @@
 //! row there, and each row is a key.
 
 use super::raw::{
-    Advertise, Clients, Cluster, Limits, Listen, Log, LogFormat, Member, Raw, SurviveName,
+    Advertise, Clients, Cluster, Dns, Limits, Listen, Log, LogFormat, Member, Raw, SurviveName,
     TimingName, Tls,
 };
 use std::collections::BTreeSet;
@@ -45,6 +45,9 @@ fn full() -> Raw {
             key_file: Some("/k".into()),
             client_cert_file: Some("/cc".into()),
             client_key_file: Some("/ck".into()),
+        },
+        dns: Dns {
+            servers: vec![([127, 0, 0, 1], 53).into()],
         },
         limits: Limits {
             header_list_bytes: 1,

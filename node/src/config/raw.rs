@@ -28,6 +28,9 @@ pub struct Raw {
     /// Certificates between nodes and for operators and sidecars.
     #[serde(default)]
     pub tls: Tls,
+    /// Whom to ask for names.
+    #[serde(default)]
+    pub dns: Dns,
     /// Bounds on clients.
     #[serde(default)]
     pub limits: Limits,
@@ -88,7 +91,7 @@ pub struct Member {
     pub name: String,
     /// Its region's name.
     pub region: String,
-    /// host:port of its peer listener.
+    /// Its peer listener: host:port, or an SRV name.
     pub peer: String,
 }
 
@@ -195,6 +198,14 @@ pub struct Tls {
     pub client_cert_file: Option<PathBuf>,
     /// Its private key, PEM.
     pub client_key_file: Option<PathBuf>,
+}
+
+/// Whom to ask for names.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Servers that are asked instead of those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// Bounds on clients (contract C-LSN-3, C-LSN-4).

@@ -4,7 +4,7 @@
 //! same folder gives the same cluster again.
 
 use crate::cert;
-use crate::config::raw::{Cluster, Listen, Log, Member, Raw, SurviveName, TimingName, Tls};
+use crate::config::raw::{Cluster, Dns, Listen, Log, Member, Raw, SurviveName, TimingName, Tls};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -191,6 +191,7 @@ pub(super) fn config(
         region: node.region.clone(),
         data_dir: layout.node_data(&node.name),
         insecure: false,
+        dns: Dns::default(),
         cluster: Cluster {
             name: CLUSTER.to_owned(),
             join_token_file: layout.join_token(),

@@ -21,6 +21,7 @@
 //! it is over.
 
 use super::{CONNECTION_WINDOW, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW};
+use crate::discovery::address::Address;
 use crate::tls::once::Once;
 use crate::tls::said::Said;
 use crate::tls::{self, Tls};
@@ -65,7 +66,7 @@ enum State {
 pub struct Place {
     /// The node's name, which its certificate must carry.
     pub name: String,
-    /// host:port of its peer listener.
+    /// Its peer listener: host:port, or an SRV name.
     pub address: String,
 }
 
@@ -180,8 +181,9 @@ impl Dialer {
             }
         };
         let (held, broken) = oneshot::channel();
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| format!("{address} is not host:port: {error}"))?
+        let authority = address.parse::<Address>()?.authority();
+        let channel = Endpoint::from_shared(format!("http://{authority}"))
+            .map_err(|error| format!("{address} can't be dialed: {error}"))?
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

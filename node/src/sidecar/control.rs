@@ -3,6 +3,8 @@
 use super::levels::Levels;
 use super::life::{Life, message};
 use super::roster::{Known, LinkId};
+use crate::discovery::address::Address;
+use crate::tls::once::Once;
 use crate::tunnel::close::printable;
 use crate::{clock, net};
 use pontoon_proto::id::RequestId;
@@ -97,18 +99,22 @@ async fn attach(
     life: &Arc<Life>,
 ) -> Result<(mpsc::Sender<SidecarMessage>, Inbound), String> {
     let settings = &life.settings;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    let authority = address.parse::<Address>()?.authority();
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_WITHIN)
         .tcp_nodelay(true);
     let connect = async {
-        let Some(trust) = &settings.trust else {
-            return endpoint.connect().await.map_err(|error| chain(&error));
-        };
         let stream = net::dial(address, CONNECT_WITHIN)
             .await
             .map_err(|error| error.to_string())?;
-        trust.channel(endpoint, stream, address).await
+        match &settings.trust {
+            Some(trust) => trust.channel(endpoint, stream, address).await,
+            None => {
+                let channel = endpoint.connect_with_connector(Once::new(stream));
+                channel.await.map_err(|error| chain(&error))
+            }
+        }
     };
     let channel = timeout(CONNECT_WITHIN, connect)
         .await

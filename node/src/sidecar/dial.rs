@@ -5,6 +5,7 @@
 use super::life::Life;
 use super::options::Settings;
 use crate::clock;
+use crate::discovery::address::Address;
 use crate::net::{self, TcpStream};
 use crate::tls::Stream;
 use crate::tunnel::Speaks;
@@ -153,8 +154,12 @@ async fn reach(settings: &Settings, url: &str) -> io::Result<Stream> {
 }
 
 async fn connect(mut stream: Stream, url: &str, order: &Order) -> io::Result<(Stream, BytesMut)> {
+    let authority = url
+        .parse::<Address>()
+        .map_err(io::Error::other)?
+        .authority();
     let head = format!(
-        "CONNECT /v1/proxy HTTP/1.1\r\nHost: {url}\r\nAuthorization: Bearer {}\r\n\
+        "CONNECT /v1/proxy HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {}\r\n\
          X-Request-ID: {}\r\nX-Worker-ID: {}\r\nX-Worker-Protocol: {}\r\n\r\n",
         order.ticket,
         order.id,

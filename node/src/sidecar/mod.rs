@@ -121,6 +121,9 @@ impl Drop for Entered<'_> {
 /// did not come up within `--worker-wait`.
 pub async fn run(options: Options) -> Result<(), Stop> {
     let leashed = options.exit_with_stdin;
+    if !options.dns.is_empty() {
+        crate::discovery::ask(&options.dns);
+    }
     let settings = options.settings()?;
     crate::telemetry::start(
         crate::config::raw::FILTER,

@@ -2,8 +2,10 @@
 
 use super::Stop;
 use super::health::Check;
+use crate::discovery::address::Address;
 use crate::tls::dial::Trust;
 use pontoon_proto::id::VersionId;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,12 +18,12 @@ pub struct Options {
     /// The worker's port; the worker speaks HTTP/2 there (any gRPC server does)
     #[arg(long, value_name = "HOST:PORT")]
     pub worker: String,
-    /// Worker ports of nodes, or of plain TCP load balancers in front of them; at least two nodes are
-    /// attached to, the own region first
+    /// Worker ports of nodes, or of plain TCP load balancers in front of them: HOST:PORT, or an SRV name
+    /// as _pontoon-worker._tcp.eu.example.com; at least two nodes are attached to, the own region first
     #[arg(
         long,
         visible_alias = "node",
-        value_name = "HOST:PORT,...",
+        value_name = "ADDRESS,...",
         value_delimiter = ',',
         required = true
     )]
@@ -60,6 +62,14 @@ pub struct Options {
     /// text]
     #[arg(long, env = "PONTOON_CA_FILE", value_name = "PATH")]
     pub ca_file: Option<PathBuf>,
+    /// The DNS servers that are asked for names [default: those of /etc/resolv.conf]
+    #[arg(
+        long,
+        env = "PONTOON_DNS",
+        value_name = "IP:PORT,...",
+        value_delimiter = ','
+    )]
+    pub dns: Vec<SocketAddr>,
     /// End at once when standard input closes, as it does when a parent process dies
     #[arg(long)]
     pub exit_with_stdin: bool,
@@ -161,12 +171,9 @@ fn usage(text: &str) -> Stop {
 }
 
 fn address(option: &str, text: &str) -> Result<(), Stop> {
-    let good = text
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
-    match good {
-        true => Ok(()),
-        false => Err(usage(&format!("{option} {text:?} is not HOST:PORT"))),
+    match text.parse::<Address>() {
+        Ok(_) => Ok(()),
+        Err(why) => Err(usage(&format!("{option}: {why}"))),
     }
 }
 
@@ -212,6 +219,7 @@ mod tests {
             health: "grpc".to_owned(),
             on_end: None,
             ops: None,
+            dns: Vec::new(),
             drain_timeout: 300,
             worker_wait: None,
             worker_key_file: Some("/nowhere/key".into()),

@@ -1,11 +1,13 @@
 //! Dials as somebody without a certificate: a sidecar, or an operator's command.
 //!
 //! The name or address that is dialed must be among the names of the certificate that is shown, so a
-//! load balancer's name has to be in the certificates of the nodes behind it.
+//! load balancer's name has to be in the certificates of the nodes behind it, and so has the domain of an
+//! SRV name.
 
 use super::files::{Named, Problem};
 use super::once::Once;
 use super::{Stream, explain, material};
+use crate::discovery::address::Address;
 use crate::net::TcpStream;
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -61,12 +63,12 @@ impl Trust {
         &self.0.path
     }
 
-    /// Our side of the handshake for HTTP/1.1; `address` is the host:port that was dialed.
+    /// Our side of the handshake for HTTP/1.1; `address` is what was dialed.
     pub(crate) async fn http1(&self, stream: TcpStream, address: &str) -> Result<Stream, String> {
         handshake(self.0.now.load().http1.clone(), stream, address).await
     }
 
-    /// A gRPC channel over this new connection to host:port. `endpoint` has its settings; the scheme
+    /// A gRPC channel over this new connection to an address. `endpoint` has its settings; the scheme
     /// of its URI is not looked at. The caller bounds the time.
     ///
     /// # Errors
@@ -106,9 +108,8 @@ async fn handshake(
     stream: TcpStream,
     address: &str,
 ) -> Result<Stream, String> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(host.to_owned())
+    let host = address.parse::<Address>()?.certified();
+    let name = ServerName::try_from(host.clone())
         .map_err(|_| format!("{host} is neither a DNS name nor an address"))?;
     let stream = TlsConnector::from(config)
         .connect(name, stream)
