@@ -1,0 +1,61 @@
+# Who is where: names, places and addresses of all nodes, as pure functions of the inputs.
+#
+# A node's number decides everything else about it. Adding nodes or regions never moves one that is
+# there, so an address, a volume and a certificate stay with a name for as long as the name lives.
+# Read modules/render next.
+
+terraform {
+  required_version = ">= 1.9"
+}
+
+locals {
+  # A quarter of the sixteen parts of a range goes to nodes (parts 0 to 7, one a zone), another to load
+  # balancers (8 to 15). The first four addresses of a subnet and its last are the cloud's (AWS VPC guide,
+  # "Subnet sizing").
+  regions = {
+    for name, region in var.regions : name => {
+      location       = coalesce(region.location, name)
+      cidr           = region.cidr
+      zones          = region.zones
+      nodes          = region.nodes
+      founding_nodes = region.founding_nodes == null ? region.nodes : region.founding_nodes
+      subnets = {
+        for index, zone in region.zones : zone => {
+          nodes           = cidrsubnet(region.cidr, 4, index)
+          edge            = cidrsubnet(region.cidr, 4, 8 + index)
+          client_balancer = cidrhost(cidrsubnet(region.cidr, 4, 8 + index), 8)
+          worker_balancer = cidrhost(cidrsubnet(region.cidr, 4, 8 + index), 9)
+        }
+      }
+    }
+  }
+
+  # Also first members that have left: the list of the first members is a part of the cluster's id.
+  places = merge([
+    for name, region in local.regions : {
+      for number in range(1, max(region.nodes, region.founding_nodes) + 1) : "${name}-${number}" => {
+        name     = "${name}-${number}"
+        region   = name
+        number   = number
+        zone     = region.zones[(number - 1) % length(region.zones)]
+        address  = cidrhost(cidrsubnet(region.cidr, 4, (number - 1) % length(region.zones)), 10 + number)
+        founding = number <= region.founding_nodes
+        present  = number <= region.nodes
+      }
+    }
+  ]...)
+
+  nodes = { for name, place in local.places : name => place if place.present }
+
+  # In the order of regions by name and of numbers: a map's own order would put node 10 before node 2.
+  # Their order gives the first members their numbers.
+  members = flatten([
+    for name, region in local.regions : [
+      for number in range(1, region.founding_nodes + 1) : {
+        name   = "${name}-${number}"
+        region = name
+        peer   = "${local.places["${name}-${number}"].address}:${var.ports.peer}"
+      }
+    ]
+  ])
+}
