@@ -30,31 +30,28 @@ locals {
     }
   }
 
-  # Also first members that have left: the list of the first members is a part of the cluster's id.
-  places = merge([
+  nodes = merge([
     for name, region in local.regions : {
-      for number in range(1, max(region.nodes, region.founding_nodes) + 1) : "${name}-${number}" => {
+      for number in range(1, region.nodes + 1) : "${name}-${number}" => {
         name     = "${name}-${number}"
         region   = name
         number   = number
         zone     = region.zones[(number - 1) % length(region.zones)]
         address  = cidrhost(cidrsubnet(region.cidr, 4, (number - 1) % length(region.zones)), 10 + number)
         founding = number <= region.founding_nodes
-        present  = number <= region.nodes
       }
     }
   ]...)
 
-  nodes = { for name, place in local.places : name => place if place.present }
-
-  # In the order of regions by name and of numbers: a map's own order would put node 10 before node 2.
-  # Their order gives the first members their numbers.
+  # Also those that have left, because the list is a part of the cluster's id. In the order of regions by
+  # name and of numbers, which gives the first members their numbers: a map's own order would put node 10
+  # before node 2. Counts may be unknown until the first apply, so no key of `nodes` depends on them.
   members = flatten([
     for name, region in local.regions : [
       for number in range(1, region.founding_nodes + 1) : {
         name   = "${name}-${number}"
         region = name
-        peer   = "${local.places["${name}-${number}"].address}:${var.ports.peer}"
+        peer   = "${cidrhost(cidrsubnet(region.cidr, 4, (number - 1) % length(region.zones)), 10 + number)}:${var.ports.peer}"
       }
     ]
   ])
