@@ -9,9 +9,17 @@ terraform {
 }
 
 locals {
-  # A quarter of the sixteen parts of a range goes to nodes (parts 0 to 7, one a zone), another to load
-  # balancers (8 to 15). The first four addresses of a subnet and its last are the cloud's (AWS VPC guide,
-  # "Subnet sizing").
+  # Of the sixteen parts of a range the first eight are for nodes, one a zone, and the others for load
+  # balancers. The first four addresses of a subnet and its last are the cloud's (VPC guide, "Subnet sizing").
+  ranges = {
+    for name, region in var.regions : name => {
+      for index, zone in region.zones : zone => region.subnets != null ? region.subnets[zone] : {
+        nodes = cidrsubnet(region.cidr, 4, index)
+        edge  = cidrsubnet(region.cidr, 4, 8 + index)
+      }
+    }
+  }
+
   regions = {
     for name, region in var.regions : name => {
       location       = coalesce(region.location, name)
@@ -19,14 +27,7 @@ locals {
       zones          = region.zones
       nodes          = region.nodes
       founding_nodes = region.founding_nodes == null ? region.nodes : region.founding_nodes
-      subnets = {
-        for index, zone in region.zones : zone => {
-          nodes           = cidrsubnet(region.cidr, 4, index)
-          edge            = cidrsubnet(region.cidr, 4, 8 + index)
-          client_balancer = cidrhost(cidrsubnet(region.cidr, 4, 8 + index), 8)
-          worker_balancer = cidrhost(cidrsubnet(region.cidr, 4, 8 + index), 9)
-        }
-      }
+      subnets        = local.ranges[name]
     }
   }
 
@@ -37,7 +38,7 @@ locals {
         region   = name
         number   = number
         zone     = region.zones[(number - 1) % length(region.zones)]
-        address  = cidrhost(cidrsubnet(region.cidr, 4, (number - 1) % length(region.zones)), 10 + number)
+        address  = cidrhost(local.ranges[name][region.zones[(number - 1) % length(region.zones)]].nodes, 10 + number)
         founding = number <= region.founding_nodes
       }
     }
@@ -51,7 +52,7 @@ locals {
       for number in range(1, region.founding_nodes + 1) : {
         name   = "${name}-${number}"
         region = name
-        peer   = "${cidrhost(cidrsubnet(region.cidr, 4, (number - 1) % length(region.zones)), 10 + number)}:${var.ports.peer}"
+        peer   = "${cidrhost(local.ranges[name][region.zones[(number - 1) % length(region.zones)]].nodes, 10 + number)}:${var.ports.peer}"
       }
     ]
   ])

@@ -9,7 +9,7 @@ output "ports" {
 }
 
 output "regions" {
-  description = "The regions with their subnets and the addresses of their load balancers, by zone."
+  description = "The regions with their subnets by zone: nodes for nodes, edge for load balancers."
   value       = local.regions
 }
 

@@ -17,13 +17,14 @@ variable "cluster" {
 }
 
 variable "regions" {
-  description = "The regions by name. A node's place follows from its number, so zones are fixed once a region has nodes. founding_nodes is how many of them were among the first members, null for all and 0 for a region that was added later; it never changes afterwards."
+  description = "The regions by name. A node's place follows from its number, so zones are fixed once a region has nodes. subnets are ranges by zone where a network exists already. founding_nodes is how many of them were among the first members, null for all and 0 for a region that was added later; it never changes afterwards."
   type = map(object({
     cidr           = string
     zones          = list(string)
     nodes          = number
     founding_nodes = optional(number)
     location       = optional(string)
+    subnets        = optional(map(object({ nodes = string, edge = string })))
   }))
   nullable = false
 
@@ -76,6 +77,10 @@ variable "regions" {
   validation {
     condition     = alltrue([for region in values(var.regions) : length(region.zones) >= 1 && length(region.zones) <= 8 && length(distinct(region.zones)) == length(region.zones)])
     error_message = "Each region names between 1 and 8 zones, each once."
+  }
+  validation {
+    condition     = alltrue([for region in values(var.regions) : region.subnets == null ? true : length(setsubtract(region.zones, keys(region.subnets))) == 0])
+    error_message = "A region that has subnets has them for each of its zones."
   }
   validation {
     # With "zone" a region's voters are at home. Two zones always have one that holds a majority, so only three outlive the loss of any.

@@ -252,3 +252,16 @@ run "two_nodes_fewer_of_eleven_are_outlived" {
     error_message = "A change that five voters outlive was refused."
   }
 }
+
+run "a_zone_without_its_subnet" {
+  command = plan
+  variables {
+    regions = {
+      us-east-1 = {
+        cidr    = "10.0.0.0/16", zones = ["us-east-1a", "us-east-1b", "us-east-1c"], nodes = 3
+        subnets = { us-east-1a = { nodes = "10.0.8.0/24", edge = "10.0.16.0/28" } }
+      }
+    }
+  }
+  expect_failures = [var.regions]
+}

@@ -80,3 +80,24 @@ run "the_first_ten_members_are_in_the_order_of_numbers" {
     error_message = "Members are not in the order of their numbers."
   }
 }
+
+run "a_network_that_exists_keeps_its_subnets" {
+  command = plan
+  variables {
+    platform = "any"
+    regions = {
+      r = {
+        cidr = "10.0.0.0/16", zones = ["a", "b", "c"], nodes = 3
+        subnets = {
+          a = { nodes = "10.0.8.0/24", edge = "10.0.16.0/28" }
+          b = { nodes = "10.0.9.0/24", edge = "10.0.17.0/28" }
+          c = { nodes = "10.0.10.0/24", edge = "10.0.18.0/28" }
+        }
+      }
+    }
+  }
+  assert {
+    condition     = output.nodes["r-2"].address == "10.0.9.12" && output.members[2].peer == "10.0.10.13:10085" && output.regions["r"].subnets["c"].edge == "10.0.18.0/28"
+    error_message = jsonencode(output.nodes)
+  }
+}
