@@ -75,6 +75,12 @@ def story(cluster):
         arguments = (cluster.folder / "run" / name / "args").read_text()
         assert digest in arguments, arguments
 
+    # The script that replaces machines on AWS, on the resource that stands for one here.
+    before = after
+    load.during("bin/roll of one node", lambda: cluster.roll("us-west-1"))
+    after = cluster.pids()
+    assert {name for name in after if after[name] != before[name]} == {"us-west-1"}, (before, after)
+
     load.during("a node fewer", lambda: cluster.apply(binary=str(newer)))
     listed = {node["name"] for node in cluster.ask("node", "list") if node["standing"] == "member"}
     assert listed == set(names), listed
@@ -96,7 +102,7 @@ class Cluster:
         self.scratch, self.binary, self.terraform = scratch, binary, terraform
         self.folder = scratch / "cluster"
         self.loopback = f"127.{random.randint(64, 250)}"
-        self.last = {}
+        self.last, self.how = {}, {}
         self.environment = {
             **os.environ,
             "TF_DATA_DIR": str(scratch / "terraform"),
@@ -134,6 +140,7 @@ class Cluster:
         return [f"-state={self.scratch / 'state'}", f"-var-file={file}"]
 
     def apply(self, **how):
+        self.how = how
         self.run("apply", "-auto-approve", *self.variables(**how))
 
     def apply_fails(self, *arguments):
@@ -148,6 +155,26 @@ class Cluster:
         binary = self.last.get("binary")
         self.run("destroy", "-auto-approve", *self.variables(binary=binary), must=must)
 
+    def roll(self, *names):
+        environment = {
+            **self.environment,
+            **self.admin(),
+            "TERRAFORM": self.terraform,
+            "PONTOON": self.binary,
+            "PONTOON_ENDPOINTS": " ".join(f"https://{node['admin']}" for node in self.nodes().values()),
+            "TF_CLI_ARGS_output": f"-state={self.scratch / 'state'}",
+        }
+        state, variables = self.variables(**self.how)
+        command = [str(EXAMPLE.parent.parent / "bin" / "roll"), *names, "--", "-no-color", state, variables]
+        done = subprocess.run(command, cwd=EXAMPLE, env=environment, capture_output=True, text=True, timeout=STEP_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def admin(self):
+        return {
+            "PONTOON_TOKEN": (self.folder / "secrets" / "admin-token").read_text(),
+            "PONTOON_CA_FILE": str(self.folder / "tls" / "ca.pem"),
+        }
+
     def nodes(self):
         done = self.run("output", f"-state={self.scratch / 'state'}", "-json", "nodes")
         return json.loads(done.stdout)
@@ -158,8 +185,7 @@ class Cluster:
     def ask(self, *words):
         environment = {
             **os.environ,
-            "PONTOON_TOKEN": (self.folder / "secrets" / "admin-token").read_text(),
-            "PONTOON_CA_FILE": str(self.folder / "tls" / "ca.pem"),
+            **self.admin(),
             "PONTOON_ENDPOINT": "https://" + self.nodes()["us-west-1"]["admin"],
         }
         command = [self.binary, *words, "-o", "json"]

@@ -66,8 +66,13 @@ module "cluster" {
 }
 
 output "nodes" {
-  description = "The nodes with their addresses."
-  value       = module.cluster.nodes
+  description = "The nodes with their addresses, and the resource that terraform/bin/roll replaces."
+  value = {
+    for name, node in module.cluster.nodes : name => merge(node, {
+      address  = split(":", node.admin)[0]
+      resource = "module.cluster.terraform_data.release[\"${name}\"]"
+    })
+  }
 }
 
 output "folder" {
