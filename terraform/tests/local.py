@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -57,29 +58,34 @@ def story(cluster):
     assert "unknown regions" in refused, refused
 
     load = Load(cluster)
-    load.during("a node more", lambda: cluster.apply(more_nodes={"us-east": 1}))
-    listed = {node["name"]: node for node in cluster.ask("node", "list")}
-    assert listed["us-east-2"]["standing"] == "member" and listed["us-east-2"]["reachable"], listed
-
     # ELF ignores what follows its sections: the same program with another digest is another version.
     newer = cluster.scratch / "newer"
     shutil.copy(cluster.binary, newer)
     with open(newer, "ab") as file:
         file.write(b"\n")
     before = cluster.pids()
-    load.during("another binary, node by node", lambda: cluster.apply(more_nodes={"us-east": 1}, binary=str(newer)))
+    load.during("another binary, node by node", lambda: cluster.apply(binary=str(newer)))
     after = cluster.pids()
-    assert len(before) == 4 and not set(before.values()) & set(after.values()), (before, after)
+    assert len(before) == 3 and not set(before.values()) & set(after.values()), (before, after)
     digest = subprocess.run(["sha256sum", newer], capture_output=True, text=True, check=True).stdout.split()[0]
     for name in after:
         arguments = (cluster.folder / "run" / name / "args").read_text()
         assert digest in arguments, arguments
 
-    # The script that replaces machines on AWS, on the resource that stands for one here.
-    before = after
-    load.during("bin/roll of one node", lambda: cluster.roll("us-west-1"))
+    load.during("a node more", lambda: cluster.apply(more_nodes={"us-east": 1}, binary=str(newer)))
+    listed = {node["name"]: node for node in cluster.ask("node", "list")}
+    assert listed["us-east-2"]["standing"] == "member" and listed["us-east-2"]["reachable"], listed
+
+    # The node that joined breaks. The gate keeps all others, and bin/roll, which replaces machines on AWS, brings it back.
+    before = cluster.pids()
+    cluster.stop("us-east-2")
+    until = time.monotonic() + 30
+    while (kept := cluster.gate("us-west-1"))[0] == 0:
+        assert time.monotonic() < until, "the gate lets a second node go"
+    assert kept[0] == 75 and "us-east-2 is not reachable" in kept[1], kept
+    load.during("bin/roll of a broken node", lambda: cluster.roll("us-east-2"))
     after = cluster.pids()
-    assert {name for name in after if after[name] != before[name]} == {"us-west-1"}, (before, after)
+    assert {name for name in after if after[name] != before[name]} == {"us-east-2"}, (before, after)
 
     load.during("a node fewer", lambda: cluster.apply(binary=str(newer)))
     listed = {node["name"] for node in cluster.ask("node", "list") if node["standing"] == "member"}
@@ -109,6 +115,7 @@ class Cluster:
             "TF_IN_AUTOMATION": "1",
             "TF_INPUT": "0",
             "CHECKPOINT_DISABLE": "1",
+            "TF_CLI_CONFIG_FILE": os.devnull,
         }
         self.run("init", "-backend=false", "-lockfile=readonly")
 
@@ -141,7 +148,10 @@ class Cluster:
 
     def apply(self, **how):
         self.how = how
-        self.run("apply", "-auto-approve", *self.variables(**how))
+        done = self.run("apply", "-auto-approve", *self.variables(**how))
+        # What bin/cluster says about each node that it rolled.
+        for line in re.findall(r"(?:cluster: .* drained|gate: waits:) .*", done.stdout):
+            print(f"    {line}", flush=True)
 
     def apply_fails(self, *arguments):
         done = self.run("apply", "-auto-approve", *self.variables(), *arguments, must=False)
@@ -169,6 +179,22 @@ class Cluster:
         done = subprocess.run(command, cwd=EXAMPLE, env=environment, capture_output=True, text=True, timeout=STEP_SECONDS)
         assert done.returncode == 0, done.stdout + done.stderr
 
+    def stop(self, name):
+        script = EXAMPLE.parent.parent / "modules" / "local" / "bin" / "cluster"
+        subprocess.run([script, "stop", self.folder, name], check=True, timeout=STEP_SECONDS)
+
+    def gate(self, name):
+        """Whether the node may stop, as a third one sees it: the code and the reasons."""
+        environment = {
+            **os.environ,
+            **self.admin(),
+            "PONTOON": self.binary,
+            "PONTOON_ENDPOINT": "https://" + self.nodes()["eu-central-1"]["admin"],
+        }
+        command = [EXAMPLE.parent.parent / "bin" / "gate", "--without", name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stderr
+
     def admin(self):
         return {
             "PONTOON_TOKEN": (self.folder / "secrets" / "admin-token").read_text(),
@@ -186,7 +212,7 @@ class Cluster:
         environment = {
             **os.environ,
             **self.admin(),
-            "PONTOON_ENDPOINT": "https://" + self.nodes()["us-west-1"]["admin"],
+            "PONTOON_ENDPOINT": "https://" + self.nodes()["eu-central-1"]["admin"],
         }
         command = [self.binary, *words, "-o", "json"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
