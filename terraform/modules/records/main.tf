@@ -28,7 +28,7 @@ locals {
           scope                    = "public"
           location                 = region.location
           set                      = name
-          health                   = kind == "client" ? name : null
+          health   = name
         } if length(addresses) > 0
       ]
     ]

@@ -52,15 +52,17 @@ module "machine" {
 }
 
 resource "aws_instance" "node" {
-  for_each                = var.nodes
-  region                  = var.place.location
-  ami                     = var.image
-  instance_type           = var.instance_type
-  iam_instance_profile    = aws_iam_instance_profile.node[each.key].name
-  user_data_base64        = module.machine.user_data_base64[each.key]
-  ebs_optimized           = true
-  monitoring              = true
+  for_each             = var.nodes
+  region               = var.place.location
+  ami                  = var.image
+  instance_type        = var.instance_type
+  iam_instance_profile = aws_iam_instance_profile.node[each.key].name
+  user_data_base64     = module.machine.user_data_base64[each.key]
+  ebs_optimized        = true
+  monitoring           = true
+  # Nobody ends a node by hand; bin/roll replaces it, which the second line is for.
   disable_api_termination = true
+  force_destroy           = true
   # A machine that shuts down is stopped and comes back, with its address and volume.
   instance_initiated_shutdown_behavior = "stop"
   tags                                 = merge(local.tags, { Name = each.key, "pontoon:node" = each.key })

@@ -21,6 +21,10 @@ run "clients_get_the_nearest_healthy_region_with_a_low_ttl" {
     error_message = jsonencode(output.records["pontoon.example.com A us-east-1"])
   }
   assert {
+    condition     = output.records["workers.pontoon.example.com A us-east-1"].health == "us-east-1"
+    error_message = "Sidecars would be sent to a region that is lost."
+  }
+  assert {
     condition     = output.records["pontoon.example.com AAAA eu-central-1"].values == tolist(["2001:db8::9"]) && !contains(keys(output.records), "pontoon.example.com AAAA us-east-1")
     error_message = "IPv6 addresses are where there are none, or missing where there are."
   }
