@@ -1,0 +1,91 @@
+# The names that a cluster has in DNS, as a plan that any server can be filled from.
+#
+#   <service>                        the nearest healthy region; clients call this one
+#   <region>.<service>               one region's clients' addresses
+#   workers.<service>, workers.<region>.<service>   the same for sidecars
+#   <node>.nodes.<service>           a node, at the address that peers and operators dial
+#   _pontoon-peer._tcp.<service>     SRV: where all nodes listen for each other
+#   _pontoon-worker._tcp.<region>.<service>, _pontoon-admin._tcp.<region>.<service>   SRV of one region's nodes
+#
+# Names of nodes have private addresses, so they belong into a private zone: `scope` says which records do.
+# Left out: NS and SOA, which are the zone's, and records for the nodes' own DNS answers (port `dns`), which
+# would be one NS per node and a delegation of <service> to them.
+
+terraform {
+  required_version = ">= 1.9"
+}
+
+locals {
+  nearest = flatten([
+    for kind, port in { client = var.ports.client, worker = var.ports.worker } : [
+      for name, region in var.regions : [
+        for type, addresses in { A = region[kind].ipv4, AAAA = region[kind].ipv6 } : {
+          key                      = "${kind == "client" ? "" : "workers."}${var.service} ${type} ${name}"
+          name                     = "${kind == "client" ? "" : "workers."}${var.service}"
+          type                     = type
+          ttl                      = var.ttl
+          values                   = sort(addresses)
+          scope                    = "public"
+          location                 = region.location
+          set                      = name
+          health   = name
+        } if length(addresses) > 0
+      ]
+    ]
+  ])
+
+  regional = flatten([
+    for kind in ["client", "worker"] : [
+      for name, region in var.regions : [
+        for type, addresses in { A = region[kind].ipv4, AAAA = region[kind].ipv6 } : {
+          key                      = "${kind == "client" ? "" : "workers."}${name}.${var.service} ${type}"
+          name                     = "${kind == "client" ? "" : "workers."}${name}.${var.service}"
+          type                     = type
+          ttl                      = var.ttl
+          values                   = sort(addresses)
+          scope                    = "public"
+          location                 = null
+          set                      = null
+          health                   = null
+        } if length(addresses) > 0
+      ]
+    ]
+  ])
+
+  nodes = [
+    for name, node in var.nodes : {
+      key      = "${name}.nodes.${var.service} A"
+      name     = "${name}.nodes.${var.service}"
+      type     = "A"
+      ttl      = var.ttl_nodes
+      values   = [node.address]
+      scope    = "private"
+      location = null
+      set      = null
+      health   = null
+    }
+  ]
+
+  # SRV's data is priority, weight, port, target (RFC 2782). All nodes are equal.
+  services = flatten([
+    for service, plan in {
+      peer   = { port = var.ports.peer, regional = false }
+      worker = { port = var.ports.worker, regional = true }
+      admin  = { port = var.ports.admin, regional = true }
+      } : [
+      for region in(plan.regional ? keys(var.regions) : [null]) : {
+        key      = "_pontoon-${service}._tcp.${region == null ? "" : "${region}."}${var.service} SRV"
+        name     = "_pontoon-${service}._tcp.${region == null ? "" : "${region}."}${var.service}"
+        type     = "SRV"
+        ttl      = var.ttl_nodes
+        values   = sort([for name, node in var.nodes : "0 0 ${plan.port} ${name}.nodes.${var.service}." if region == null || node.region == region])
+        scope    = "private"
+        location = null
+        set      = null
+        health   = null
+      } if length([for node in values(var.nodes) : node if region == null || node.region == region]) > 0
+    ]
+  ])
+
+  records = { for record in concat(local.nearest, local.regional, local.nodes, local.services) : record.key => record }
+}

@@ -1,0 +1,4 @@
+output "files" {
+  description = "Each node's configuration file, by name."
+  value       = local.files
+}
