@@ -6,6 +6,7 @@
 use crate::bench::{calls, failover, floods, opens, sessions};
 use crate::cluster::Error;
 use crate::part::Part;
+use crate::sim;
 use clap::Parser;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Command {
     /// Measures one thing beside the systems that do the same.
     #[command(subcommand)]
     Bench(Bench),
+    /// Runs the control plane in one thread, hurts it, and checks what must hold.
+    Sim(sim::Options),
     /// Serves as one end of a benchmark; `bench` starts it.
     #[command(subcommand, hide = true)]
     Part(Part),
@@ -50,15 +53,23 @@ enum Bench {
 /// Runs the command of this process's arguments and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Sim(options) = &cli.command {
+        return finish(sim::command(options).map(Some));
+    }
     let mut runtime = match cli.command {
         Command::Bench(_) => Builder::new_multi_thread(),
-        Command::Part(_) => Builder::new_current_thread(),
+        Command::Part(_) | Command::Sim(_) => Builder::new_current_thread(),
     };
     let runtime = runtime.enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(run(cli.command)),
         Err(error) => Err(Error(format!("cannot start threads: {error}"))),
     };
+    finish(ended)
+}
+
+/// Prints what is to be printed.
+fn finish(ended: Result<Option<String>, Error>) -> ExitCode {
     match ended {
         Ok(Some(text)) => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +90,7 @@ async fn run(command: Command) -> Result<Option<String>, Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
     let work = async {
         match command {
+            Command::Sim(options) => sim::command(&options),
             Command::Part(part) => part.run().await.map(|()| String::new()),
             Command::Bench(Bench::Calls(options)) => calls::run(&options).await,
             Command::Bench(Bench::Sessions(options)) => sessions::run(&options).await,

@@ -3,7 +3,8 @@
 //! To follow a command, read [`cli`], then [`bench`] (what is measured against what). [`cluster`] has
 //! the processes: of ours, and of the systems beside ours, and
 //! [`part`] what both are measured with. Nothing here links the node itself: what it
-//! does is seen from outside, through its admin and peer APIs.
+//! does is seen from outside, through its admin and peer APIs. [`sim`] is the other half: the control
+//! plane in one thread, from a seed.
 
 pub mod bench;
 pub mod cli;
@@ -11,3 +12,4 @@ pub mod clock;
 pub mod cluster;
 mod net;
 pub mod part;
+pub mod sim;

@@ -4,7 +4,7 @@
 //! have), [`placement`] (who shall vote), [`member`] (replicas by number), [`codec`] (how records look
 //! on disk). With IO: [`store`] (the one storage thread over sled), [`group`] (all of the consensus
 //! glue), [`identity`] (whose data folder it is), [`cluster`] (the groups of one node), `autopilot`
-//! (walks memberships towards the placement).
+//! (walks memberships towards the placement). [`host`] is the seam of the simulation.
 
 mod autopilot;
 pub mod catalog;
@@ -15,6 +15,7 @@ pub mod directory;
 #[cfg(test)]
 mod golden;
 pub mod group;
+pub mod host;
 pub mod identity;
 pub mod machine;
 pub mod member;

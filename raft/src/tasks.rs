@@ -1,20 +1,23 @@
 //! The one place in this package that spawns tasks, and what ends them.
 
+use crate::host;
 use std::future::Future;
 use std::io;
 use std::sync::Mutex;
 use tokio::task::AbortHandle;
 
 /// Spawns a short task that ends by itself: it waits, at most until a deadline, and answers.
-#[expect(clippy::disallowed_methods, reason = "this file is the seam")]
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-    tokio::spawn(future).abort_handle()
+    host::spawn(future).abort_handle()
 }
 
-/// Does something that blocks beside the tasks, and waits for it.
+/// Does something that blocks beside the tasks, and waits for it; in a simulated process, in place.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    if host::alone() {
+        return work();
+    }
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)?

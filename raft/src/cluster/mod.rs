@@ -24,7 +24,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::placement::Place;
 use crate::presence;
 use crate::store::{Store, StoreError};
-use crate::tasks::Loops;
+use crate::tasks::{Loops, blocking};
 use arc_swap::ArcSwap;
 use futures::stream::BoxStream;
 use pontoon_proto::id::{NodeBoot, NodeId, RegionId};
@@ -117,7 +117,7 @@ impl Boots {
             return;
         }
         let identity = self.identity.clone();
-        match tokio::task::spawn_blocking(move || identity.raise_boot()).await {
+        match blocking(move || Ok(identity.raise_boot())).await {
             Ok(Ok(next)) => {
                 tracing::warn!(%over, %next, "this node was given up: it begins another life");
                 self.present.send_replace(next);
@@ -153,14 +153,24 @@ impl Cluster {
     /// Opens the log and starts the catalog's group; those of the regions follow as the catalog
     /// names them.
     pub async fn start(identity: Arc<Identity>, options: Options) -> Result<Cluster, StartError> {
+        let path = options.data_dir.join("log");
+        let store = blocking(move || Ok(Store::open(&path)))
+            .await
+            .map_err(StoreError::Engine)??;
+        Self::start_over(identity, options, store, replica::SNAPSHOT_EVERY).await
+    }
+
+    /// The same over a log that is open, with another number of entries between two snapshots.
+    pub async fn start_over(
+        identity: Arc<Identity>,
+        options: Options,
+        store: Store,
+        snapshot_every: u64,
+    ) -> Result<Cluster, StartError> {
         let founders = founding::places(&options.members)?;
         let Some((me, life)) = identity.settled() else {
             return Err(StartError::Unsettled);
         };
-        let path = options.data_dir.join("log");
-        let store = tokio::task::spawn_blocking(move || Store::open(&path))
-            .await
-            .map_err(|error| StoreError::Engine(std::io::Error::other(error)))??;
         let boots = Arc::new(Boots {
             present: watch::channel(identity.at()).0,
             identity: identity.clone(),
@@ -173,6 +183,7 @@ impl Cluster {
             identity,
             boots: boots.clone(),
             store,
+            snapshot_every,
             cluster_id: options.cluster_id,
             timing: options.timing,
             transport: options.transport.clone(),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 
 /// Entries between two snapshots: a replay of as many takes well under a second.
-const SNAPSHOT_EVERY: u64 = 20_000;
+pub(super) const SNAPSHOT_EVERY: u64 = 20_000;
 
 /// How often one life of a node may begin a group's log anew: the member number has room for so many.
 /// A disk that damages so many logs is to be replaced.
@@ -47,6 +47,8 @@ pub(super) struct Keeper {
     pub(super) identity: Arc<Identity>,
     pub(super) boots: Arc<Boots>,
     pub(super) store: Store,
+    /// Entries between two snapshots.
+    pub(super) snapshot_every: u64,
     pub(super) cluster_id: [u8; 16],
     /// Fixed by configuration.
     pub(super) timing: Option<Timing>,
@@ -190,7 +192,7 @@ impl Keeper {
             timing: self.timing.unwrap_or(Timing::of_pace(wanted.pace)),
             pace: wanted.pace,
             format: self.format.clone(),
-            snapshot_every: SNAPSHOT_EVERY,
+            snapshot_every: self.snapshot_every,
             data_dir: self.data_dir.clone(),
             store: self.store.clone(),
             birth,
@@ -253,11 +255,6 @@ async fn write(
     replica: Replica,
 ) -> Result<(), IdentityError> {
     let dir = identity.dir().to_owned();
-    let written = tokio::task::spawn_blocking(move || identity.set_replica(id, replica)).await;
-    written.unwrap_or_else(|error| {
-        Err(IdentityError::Files {
-            dir,
-            source: std::io::Error::other(error),
-        })
-    })
+    let written = blocking(move || Ok(identity.set_replica(id, replica))).await;
+    written.unwrap_or_else(|source| Err(IdentityError::Files { dir, source }))
 }

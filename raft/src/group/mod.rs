@@ -19,6 +19,7 @@ pub mod network;
 mod peer;
 mod propose;
 mod read;
+mod runtime;
 pub mod serve;
 #[cfg(test)]
 mod suite;

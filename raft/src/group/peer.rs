@@ -6,6 +6,7 @@ use super::network::{Transport, Unreachable};
 use super::types::{self, LogId, TypeConfig, Vote};
 use crate::member::node_of;
 use crate::store::snapshot::{CHUNK, SnapshotFile};
+use crate::tasks::blocking;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -21,10 +22,10 @@ use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use pontoon_proto::id::{GroupId, NodeBoot, NodeId};
 use pontoon_proto::peer as pb;
 use std::future::Future;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 /// How long a replication stream may make no progress while something is on its way: long enough
@@ -228,7 +229,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let meta = types::meta_body(&snapshot.meta)
             .map_err(invalid)
             .map_err(network)?;
-        let file = tokio::fs::File::open(snapshot.snapshot.path())
+        let path = snapshot.snapshot.path().to_owned();
+        let file = blocking(move || std::fs::File::open(path))
             .await
             .map_err(network)?;
         let first = pb::SnapshotChunk {
@@ -238,15 +240,19 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             data: Bytes::new(),
         };
         let rest = futures::stream::unfold(file, |mut file| async move {
-            let mut data = vec![0; CHUNK];
+            let reading = blocking(move || {
+                let mut data = vec![0; CHUNK];
+                let len = file.read(&mut data)?;
+                data.truncate(len);
+                Ok((data, file))
+            });
             // A file that can't be read ends early, and the receiver notices that its end is missing.
-            let len = file.read(&mut data).await.unwrap_or(0);
-            data.truncate(len);
+            let (data, file) = reading.await.ok().filter(|(data, _)| !data.is_empty())?;
             let chunk = pb::SnapshotChunk {
                 data: data.into(),
                 ..Default::default()
             };
-            (len > 0).then_some((chunk, file))
+            Some((chunk, file))
         });
         let chunks = futures::stream::iter([first]).chain(rest).boxed();
         let reply = self

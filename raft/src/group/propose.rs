@@ -223,7 +223,7 @@ impl Proposer {
         tick: Bytes,
         format: Arc<AtomicU16>,
     ) -> Self {
-        let now = clock::now();
+        let now = clock::stamping();
         Self {
             raft,
             queue,
@@ -263,7 +263,7 @@ impl Proposer {
         {
             return None;
         }
-        let now = clock::now();
+        let now = clock::stamping();
         let since = now.saturating_duration_since(self.ticked);
         if since < TICK && (since < TICK_MIN || self.stamper.peek(now) < due) {
             return None;
@@ -314,7 +314,9 @@ impl Proposer {
             .iter()
             .map(|proposal| proposal.command.to_vec())
             .collect();
-        let stamp = self.stamper.stamp(leader, self.pulse.clock(), clock::now());
+        let stamp = self
+            .stamper
+            .stamp(leader, self.pulse.clock(), clock::stamping());
         let body = Batch {
             format: self.format.load(Ordering::Acquire),
             stamp,

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::codec::{self, Role};
 use crate::member::node_of;
 use crate::store::snapshot::SnapshotFile;
+use crate::tasks::blocking;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -17,9 +18,9 @@ use openraft::raft::{TransferLeaderError, TransferLeaderRequest, VoteRequest};
 use pontoon_proto::id::NodeId;
 use pontoon_proto::peer as pb;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 
 /// The longest that a forwarded proposal may wait here, whatever its sender says.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -164,13 +165,11 @@ impl Registry {
         let checked = match received {
             Ok(()) => {
                 let file = file.clone();
-                tokio::task::spawn_blocking(move || file.read().map(|_| ()))
-                    .await
-                    .map_err(std::io::Error::other)
+                blocking(move || file.read().map(|_| ())).await
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = checked.and_then(|checked| checked) {
+        if let Err(error) = checked {
             std::fs::remove_file(file.path()).ok();
             tracing::warn!(group = %core.id, %error, "a snapshot did not arrive whole");
             return Err(Refused::Malformed("the snapshot did not arrive whole"));
@@ -335,12 +334,19 @@ async fn receive(
     first: Bytes,
     mut chunks: BoxStream<'static, pb::SnapshotChunk>,
 ) -> std::io::Result<()> {
-    let mut out = tokio::fs::File::create(file.path()).await?;
-    out.write_all(&first).await?;
+    let path = file.path().to_owned();
+    let write = |mut out: std::fs::File, data: Bytes| {
+        blocking(move || {
+            out.write_all(&data)?;
+            Ok(out)
+        })
+    };
+    let out = blocking(move || std::fs::File::create(path)).await?;
+    let mut out = write(out, first).await?;
     while let Some(chunk) = chunks.next().await {
-        out.write_all(&chunk.data).await?;
+        out = write(out, chunk.data).await?;
     }
-    out.sync_all().await
+    blocking(move || out.sync_all()).await
 }
 
 fn stopped(error: impl ToString) -> Refused {

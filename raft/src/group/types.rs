@@ -20,6 +20,7 @@ openraft::declare_raft_types!(
         R = Replies,
         NodeId = u64,
         Node = EmptyNode,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;

@@ -52,7 +52,12 @@ impl Store {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (sender, failure) = watch::channel(None);
         let core = Core::new(engine, sender)?;
-        Ok((Store { jobs, failure }, Steps { core, queue }))
+        let steps = Steps {
+            core,
+            queue,
+            next: None,
+        };
+        Ok((Store { jobs, failure }, steps))
     }
 
     /// Verifies one group's log, all of it, and hands it out. Handles of the same log are equal.
@@ -102,13 +107,25 @@ impl Store {
 pub struct Steps {
     core: Core,
     queue: mpsc::Receiver<Job>,
+    /// Taken from the queue by [`Steps::ready`].
+    next: Option<Job>,
 }
 
 impl Steps {
+    /// Waits until a step has something to do; false when nothing can come any more.
+    pub async fn ready(&mut self) -> bool {
+        if self.next.is_none() && !self.core.has_chores() {
+            self.next = self.queue.recv().await;
+            return self.next.is_some();
+        }
+        true
+    }
+
     /// Does what waits in the queue, up to one commit, or else a little of the chores. Never waits
     /// for more. Answers whether there was anything to do.
     pub fn step(&mut self) -> bool {
-        match self.queue.try_recv() {
+        let next = self.next.take().ok_or(mpsc::error::TryRecvError::Empty);
+        match next.or_else(|_| self.queue.try_recv()) {
             Ok(job) => {
                 if let Some(reply) = self.round(job) {
                     self.core.close();

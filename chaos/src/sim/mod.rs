@@ -1,0 +1,222 @@
+//! `pontoon-chaos sim`: a whole control plane in one thread, hurt and checked, all from one seed.
+//!
+//! [`run`] is one run: real groups, state machines, forwarding, beats, autopilot and log code over a
+//! simulated network (`net`) and simulated disks, in processes that die and stand still (`node`, and
+//! [`pontoon_raft::host`] beneath). `load` asks things of it, `faults` hurts it, `watch` judges it.
+//! Time is simulated too: a run of a minute takes a fraction of a second.
+
+mod command;
+mod faults;
+mod load;
+mod net;
+mod node;
+mod random;
+mod watch;
+mod world;
+
+pub use command::{Options, command};
+
+use faults::Nemesis;
+use load::{Client, Lives};
+use net::Net;
+use node::{Machine, Site};
+use pontoon_proto::id::{NodeId, RegionId};
+use pontoon_raft::cluster::Member;
+use pontoon_raft::machine::Machine as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Builder, RngSeed};
+use watch::Watch;
+use world::{World, spawn};
+
+/// How long a cluster is hurt.
+const RAGE: Duration = Duration::from_secs(15);
+
+/// How soon it must work again: every node's word must count, and a damaged replica be a voter again.
+const HEALED: Duration = Duration::from_secs(45);
+
+/// A defect that is planted, to see that the checks notice it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Bug {
+    /// The disk says that it is synced, and keeps nothing.
+    SkipFsync,
+    /// A vote is granted to everybody who asks.
+    VoteTwice,
+    /// A linearizable read is answered without asking anybody.
+    StaleNegative,
+    /// State clocks are stamped by a clock that runs far too fast.
+    FastClock,
+}
+
+/// What came of one run.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Everything that was noted, in order: the same for the same seed, byte for byte.
+    pub trace: String,
+    /// How often each thing happened.
+    pub cover: BTreeMap<&'static str, u64>,
+    /// The first check that failed, and how.
+    pub failure: Option<String>,
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// When no folder or no runtime can be had.
+pub fn run(seed: u64, bug: Option<Bug>) -> std::io::Result<Verdict> {
+    let memory = std::path::Path::new("/dev/shm");
+    let home = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory)?,
+        false => tempfile::tempdir()?,
+    };
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
+        .build()?;
+    let (trace, cover, failure) = runtime.block_on(async {
+        let world = Arc::new(World::new(seed, bug));
+        let live = live(&world, home.path().to_owned());
+        live.await;
+        world.take()
+    });
+    Ok(Verdict {
+        trace,
+        cover,
+        failure,
+    })
+}
+
+/// The regions of the nodes of one run.
+fn regions(world: &World) -> &'static [&'static str] {
+    const SHAPES: [&[&str]; 3] = [&["a", "b", "c"], &["a", "a", "b", "c"], &["a", "a", "a"]];
+    SHAPES[world.random.below(SHAPES.len())]
+}
+
+/// One run: founding, harm, healing.
+async fn live(world: &Arc<World>, home: std::path::PathBuf) {
+    let regions = regions(world);
+    let names: BTreeSet<&str> = regions.iter().copied().collect();
+    let members = (1..).zip(regions).map(|(number, region)| Member {
+        node: NodeId(number),
+        name: format!("node-{number}"),
+        region: (*region).into(),
+    });
+    let members: Vec<Member> = members.collect();
+    let watch = Arc::new(Watch::new(world.clone()));
+    let net = Arc::new(Net::new(world.clone(), watch.clone()));
+    let site = Site {
+        world: world.clone(),
+        net: net.clone(),
+        members: members.clone(),
+        home,
+    };
+    let machines = members
+        .iter()
+        .map(|member| Machine::new(site.clone(), member.node.0, &member.region));
+    let machines = machines.collect();
+    let lives = Lives::default();
+    let count = names.len() as u16;
+    world.tell(format_args!("regions {regions:?}"));
+    let client = Client {
+        world: world.clone(),
+        watch: watch.clone(),
+        lives: lives.clone(),
+        random: Arc::new(world.random.fork()),
+        regions: count,
+    };
+    let mut nemesis = Nemesis::new(world.clone(), watch.clone(), net, lives.clone(), machines);
+    for at in 0..members.len() {
+        nemesis.start(at).await;
+    }
+    spawn(look(world.clone(), watch, lives.clone()));
+    if !settled(&mut nemesis, &lives, count).await {
+        return world.fail("founding", format_args!("not within {HEALED:?}"));
+    }
+    let load = client.start(5);
+    if world.bug == Some(Bug::FastClock) {
+        for _ in 0..100 {
+            nemesis.race();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    nemesis.rage(RAGE).await;
+    if world.failed() {
+        return;
+    }
+    nemesis.heal().await;
+    load.iter().for_each(tokio::task::JoinHandle::abort);
+    if !settled(&mut nemesis, &lives, count).await {
+        let open = unsettled(&lives, count).unwrap_or_default();
+        return world.fail(
+            "liveness",
+            format_args!("not healed within {HEALED:?}: {open}"),
+        );
+    }
+    for region in 1..=count {
+        let mut served = false;
+        for _ in 0..5 {
+            served = served || client.serves(RegionId(region)).await;
+        }
+        if !served {
+            world.fail("liveness", format_args!("region {region} opens nothing"));
+        }
+    }
+}
+
+/// Looks at all replicas, again and again.
+async fn look(world: Arc<World>, watch: Arc<Watch>, lives: Lives) {
+    while !world.failed() {
+        let all: Vec<_> = lives.all().clone().into_iter().collect();
+        for (node, life) in all {
+            watch.catalog(node, life.cluster.catalog());
+            for (_, group) in life.cluster.regions() {
+                watch.directory(node, &group);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until nothing is left to be said by [`unsettled`]; false when that takes too long.
+async fn settled(nemesis: &mut Nemesis, lives: &Lives, regions: u16) -> bool {
+    let settling = async {
+        loop {
+            let down = nemesis.machines.iter().any(|one| one.life.is_none());
+            if !down && unsettled(lives, regions).is_none() {
+                return;
+            }
+            nemesis.retry().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(HEALED, settling).await.is_ok()
+}
+
+/// What is not yet well: some node that doesn't count in a group, or replicas that differ.
+fn unsettled(lives: &Lives, regions: u16) -> Option<String> {
+    let lives = lives.all();
+    for (node, life) in lives.iter() {
+        if !life.cluster.catalog().connected() {
+            return Some(format!("{node} is not connected to the catalog"));
+        }
+        let groups = life.cluster.regions();
+        if groups.len() != usize::from(regions) {
+            return Some(format!("{node} runs {} regions", groups.len()));
+        }
+        if let Some((region, _)) = groups.iter().find(|(_, group)| !group.connected()) {
+            return Some(format!("{node} is not connected to {region:?}"));
+        }
+    }
+    for region in 1..=regions {
+        let digests = lives.values().filter_map(|life| {
+            let group = life.cluster.region(RegionId(region))?;
+            Some((group.status().applied, group.state().digest()))
+        });
+        if digests.collect::<BTreeSet<_>>().len() != 1 {
+            return Some(format!("the replicas of region {region} differ"));
+        }
+    }
+    None
+}

@@ -1,0 +1,274 @@
+//! One simulated node: its disk, its folder, and the process that comes and goes over them.
+
+use super::Bug;
+use super::net::{Net, Port};
+use super::random::Random;
+use super::world::{World, spawn};
+use pontoon_proto::id::{NodeId, RegionId};
+use pontoon_raft::catalog::command::{self as catalog, Admission, Node, Standing, Survive};
+use pontoon_raft::cluster::{Cluster, Member, Options};
+use pontoon_raft::group::{FORMAT, Timing};
+use pontoon_raft::host::Host;
+use pontoon_raft::identity::Identity;
+use pontoon_raft::store::Store;
+use pontoon_raft::store::memory::Platter;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const CLUSTER: [u8; 16] = [7; 16];
+
+/// Entries between two snapshots: few, so that logs are purged and snapshots sent in every run.
+const SNAPSHOT_EVERY: u64 = 60;
+
+/// How long a start may take before it is given up; a founder alone waits for nobody.
+const STARTING: Duration = Duration::from_secs(10);
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crash {
+    /// The kernel lives on: what was written stays.
+    Kill,
+    /// The power goes: what was not synced is lost, from some point on.
+    Power,
+    /// The same, and the first batch that is lost is torn.
+    Torn,
+}
+
+/// What a cluster's nodes have in common.
+#[derive(Clone)]
+pub(super) struct Site {
+    pub(super) world: Arc<World>,
+    pub(super) net: Arc<Net>,
+    pub(super) members: Vec<Member>,
+    pub(super) home: PathBuf,
+}
+
+/// A running process.
+#[derive(Clone)]
+pub(super) struct Life {
+    pub(super) host: Host,
+    pub(super) cluster: Cluster,
+}
+
+/// One node.
+pub(super) struct Machine {
+    pub(super) number: NodeId,
+    pub(super) region: String,
+    pub(super) platter: Platter,
+    random: Arc<Random>,
+    site: Site,
+    folders: u64,
+    pub(super) life: Option<Life>,
+}
+
+impl Machine {
+    pub(super) fn new(site: Site, number: u32, region: &str) -> Machine {
+        Machine {
+            number: NodeId(number),
+            region: region.into(),
+            platter: Platter::default(),
+            random: Arc::new(site.world.random.fork()),
+            site,
+            folders: 0,
+            life: None,
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.site.home.join(self.name())
+    }
+
+    fn name(&self) -> String {
+        format!("node-{}", self.number.0)
+    }
+
+    /// Starts a process over what is on the disk. `others` may be asked to take the node in.
+    pub(super) async fn up(&mut self, others: &[Cluster]) -> Result<(), String> {
+        let host = Host::new(self.random.next());
+        let (store, mut steps) =
+            Store::stepped(Box::new(self.platter.engine())).map_err(|error| error.to_string())?;
+        let platter = self.platter.clone();
+        host.spawn({
+            let random = self.random.clone();
+            async move {
+                while steps.ready().await {
+                    let least = Duration::from_micros(100 + random.below(900) as u64);
+                    tokio::time::sleep(platter.pace().max(least)).await;
+                    steps.step();
+                }
+            }
+        });
+        if self.site.world.bug == Some(Bug::SkipFsync) {
+            self.platter.lie(true);
+        }
+        let started = tokio::time::timeout(STARTING, self.start(&host, store, others)).await;
+        let cluster = match started {
+            Ok(Ok(cluster)) => cluster,
+            Ok(Err(why)) => {
+                host.kill();
+                return Err(why);
+            }
+            Err(_) => {
+                host.kill();
+                return Err("it takes too long".into());
+            }
+        };
+        self.site
+            .net
+            .add(self.number, host.clone(), cluster.clone());
+        self.introduce(&host, &cluster);
+        self.life = Some(Life { host, cluster });
+        Ok(())
+    }
+
+    async fn start(
+        &mut self,
+        host: &Host,
+        store: Store,
+        others: &[Cluster],
+    ) -> Result<Cluster, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let founder = self.number.0 as usize <= self.site.members.len();
+        let founder = founder.then_some(self.number);
+        let mut fresh = [self.number.0 as u8; 16];
+        fresh[..8].copy_from_slice(&self.folders.to_le_bytes());
+        let opened = Identity::open(&self.folder(), CLUSTER, &self.name(), founder, fresh);
+        let identity = Arc::new(opened.map_err(|error| text(&error))?);
+        if identity.settled().is_none() {
+            let (node, life) = match founder {
+                Some(node) if self.folders == 0 => (node, 1),
+                _ => self.admit(&identity, founder, others).await?,
+            };
+            identity.settle(node, life).map_err(|error| text(&error))?;
+        }
+        let options = self.options(host);
+        let starting = host.spawn(Cluster::start_over(
+            identity,
+            options,
+            store,
+            SNAPSHOT_EVERY,
+        ));
+        match starting.await {
+            Ok(Ok(cluster)) => Ok(cluster),
+            Ok(Err(error)) => Err(text(&error)),
+            Err(_) => Err("it died".into()),
+        }
+    }
+
+    fn options(&self, host: &Host) -> Options {
+        Options {
+            data_dir: self.folder(),
+            members: self.site.members.clone(),
+            cluster_id: CLUSTER,
+            timing: Some(Timing {
+                heartbeat: Duration::from_millis(100),
+                election_min: Duration::from_millis(300),
+                election_max: Duration::from_millis(500),
+            }),
+            survive: Survive::Region,
+            node_lost_after: Duration::from_secs(3),
+            node_dead_after: Duration::from_secs(8),
+            transport: Arc::new(Port {
+                from: self.number,
+                host: host.clone(),
+                net: self.site.net.clone(),
+            }),
+            distance: Arc::new(|_| Some(Duration::from_millis(1))),
+        }
+    }
+
+    /// Asks the catalog, through any of the others, to take a fresh folder in.
+    async fn admit(
+        &self,
+        identity: &Identity,
+        founder: Option<NodeId>,
+        others: &[Cluster],
+    ) -> Result<(NodeId, u32), String> {
+        let admission = Admission {
+            folder: identity.folder(),
+            founder,
+            founders: self.site.members.len() as u32,
+            region: self.region.clone(),
+            survive: Survive::Region,
+            node: record(identity, RegionId(1)),
+        };
+        let other = self
+            .random
+            .pick(others)
+            .ok_or("nobody takes it in")?
+            .clone();
+        // A client of that node: it waits for the answer for as long as it likes.
+        let asked = spawn(async move {
+            let command = catalog::Command::AdmitNode(admission);
+            other.catalog().propose(command, STARTING / 2).await
+        });
+        match asked.await {
+            Ok(Ok(done)) => match done.reply {
+                catalog::Reply::Admitted { node, life } if node == self.number => Ok((node, life)),
+                other => Err(format!("{other:?}")),
+            },
+            _ => Err("the catalog does not answer".into()),
+        }
+    }
+
+    /// Writes the node into the catalog, as a real one does at each start.
+    fn introduce(&self, host: &Host, cluster: &Cluster) {
+        let (cluster, region) = (cluster.clone(), self.region.clone());
+        host.spawn(async move {
+            loop {
+                let known = cluster.catalog().state();
+                if let Some(region) = known.region_by_name(&region) {
+                    let node = record(cluster.identity(), region.number);
+                    let command = catalog::Command::PutNode(node);
+                    let put = cluster.catalog().propose(command, STARTING).await;
+                    if put.is_ok_and(|put| put.reply == catalog::Reply::Done) {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+
+    /// The process ends where it is.
+    pub(super) async fn crash(&mut self, how: Crash) {
+        self.site.net.remove(self.number);
+        let Some(life) = self.life.take() else { return };
+        life.host.kill();
+        drop(life);
+        let random = self.random.clone();
+        match how {
+            Crash::Kill => self.platter.cut(&mut |end| end - 1),
+            Crash::Power => self.platter.cut(&mut |end| random.below(end)),
+            Crash::Torn => self.platter.cut_and_tear(&mut |end| random.below(end)),
+        }
+        // Until all of its tasks are gone, and with them its lock on the folder.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    /// The disk is replaced by an empty one. The process must be down.
+    pub(super) fn lose_disk(&mut self) {
+        std::fs::remove_dir_all(self.folder()).ok();
+        self.platter = Platter::default();
+        self.folders += 1;
+    }
+}
+
+fn record(identity: &Identity, region: RegionId) -> Node {
+    let text = || "127.0.0.1:1".to_owned();
+    Node {
+        at: identity.at(),
+        name: identity.name(),
+        region,
+        client: text(),
+        worker: text(),
+        peer: text(),
+        admin: text(),
+        ops: text(),
+        folder: identity.folder(),
+        life: identity.settled().map_or(0, |(_, life)| life),
+        format: FORMAT,
+        standing: Standing::Member,
+    }
+}
