@@ -17,6 +17,7 @@ pub fn balance(seen: &[Balance], workers: usize, left: usize) -> Verdict {
         slots,
         bound,
         queued,
+        ref some,
     } = *first;
     if slots as usize != bound || queued != 0 {
         return Err(format!(
@@ -25,7 +26,8 @@ pub fn balance(seen: &[Balance], workers: usize, left: usize) -> Verdict {
     }
     if bound > left {
         return Err(format!(
-            "{bound} sessions are left, at most {left} should be"
+            "{bound} sessions are left, at most {left} should be: {}",
+            some.join("; "),
         ));
     }
     if ready != workers {
@@ -47,14 +49,17 @@ mod tests {
             ready: 3,
             ..Balance::default()
         };
-        assert!(balance(&[good, good], 3, 0).is_ok());
+        assert!(balance(&[good.clone(), good.clone()], 3, 0).is_ok());
         assert!(balance(&[], 3, 0).is_err());
-        assert!(balance(&[good], 4, 0).is_err());
-        let slot = Balance { slots: 1, ..good };
-        assert!(balance(&[slot], 3, 1).is_err());
-        assert!(balance(&[good, slot], 3, 1).is_err());
+        assert!(balance(std::slice::from_ref(&good), 4, 0).is_err());
+        let slot = Balance {
+            slots: 1,
+            ..good.clone()
+        };
+        assert!(balance(std::slice::from_ref(&slot), 3, 1).is_err());
+        assert!(balance(&[good.clone(), slot.clone()], 3, 1).is_err());
         let session = Balance { bound: 1, ..slot };
-        assert!(balance(&[session], 3, 0).is_err());
+        assert!(balance(std::slice::from_ref(&session), 3, 0).is_err());
         assert!(balance(&[session], 3, 1).is_ok());
         let queued = Balance { queued: 1, ..good };
         assert!(balance(&[queued], 3, 0).is_err());

@@ -107,7 +107,7 @@ pub struct Function {
 }
 
 /// Slots and sessions of all regions, as one node's replica has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
     /// Workers that are ready.
     pub ready: usize,
@@ -117,6 +117,8 @@ pub struct Balance {
     pub bound: usize,
     /// Sessions that wait for one.
     pub queued: usize,
+    /// Some of both, for whoever looks for the reason.
+    pub some: Vec<String>,
 }
 
 impl World {
@@ -371,6 +373,13 @@ impl World {
             });
             let mut admin = self.nodes[node].admin.clone();
             for session in admin.list_sessions(request).await?.into_inner().sessions {
+                if balance.some.len() < 3 {
+                    let id = &session.request_id;
+                    let at = session.entered_at.join(", ");
+                    balance
+                        .some
+                        .push(format!("{id} ({}, entered at [{at}])", session.state));
+                }
                 match session.worker_id.is_empty() {
                     true => balance.queued += 1,
                     false => balance.bound += 1,

@@ -116,6 +116,8 @@ struct Client {
 struct Session {
     id: String,
     line: Option<Line>,
+    /// The session was opened on this line, so that calls on it need no id (C-PIN).
+    pinned: bool,
     node: usize,
     acknowledged: i64,
     asked: i64,
@@ -212,6 +214,7 @@ impl Client {
         let session = Session {
             id: id?,
             line,
+            pinned: true,
             node,
             acknowledged: 1,
             asked: 1,
@@ -279,6 +282,7 @@ impl Client {
         let said: Said = if kind == Kind::Resume {
             session.node = self.any_node();
             session.line = None;
+            session.pinned = false;
             match self.dial(session.node).await {
                 Ok(mut line) => {
                     let said = line.call(Some(&session.id)).await;
@@ -288,12 +292,12 @@ impl Client {
                 Err(outcome) => (None, outcome),
             }
         } else {
+            let id = (!session.pinned).then_some(&*session.id);
             match &mut session.line {
-                // The connection is in the session: no id is needed.
                 Some(line) if kind == Kind::Stream => {
-                    line.stream(None, MESSAGES, pause.min(AGAIN)).await
+                    line.stream(id, MESSAGES, pause.min(AGAIN)).await
                 }
-                Some(line) => line.call(None).await,
+                Some(line) => line.call(id).await,
                 None => (None, line::unknown("no connection")),
             }
         };
@@ -403,6 +407,7 @@ impl Client {
             let session = Session {
                 id,
                 line: Some(other),
+                pinned: false,
                 node: far,
                 acknowledged: 2,
                 asked: 2,
