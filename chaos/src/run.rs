@@ -314,23 +314,36 @@ async fn warm(scenario: &Scenario, world: &World, seed: &Seed) -> Result<Resourc
     Ok(rest(world, Resources::default()).await)
 }
 
-/// What the processes hold once it no longer falls, or is where it was.
+/// What nodes count of what work holds: sockets, calls, tunnels, relays.
+const GAUGES: &[&str] = &[
+    "nvcf_grpc_proxy_service_active_connections_total",
+    "nvcf_grpc_proxy_service_active_http_requests_total",
+    "nvcf_grpc_proxy_service_worker_connections_active",
+    "pontoon_relays_active",
+];
+
+/// What the processes hold once it no longer falls, or is where it was before: looked at every 250 ms, and
+/// done after a second without a change for the better.
 async fn rest(world: &World, before: Resources) -> Resources {
-    let mut least = held(world);
-    for _ in 0..20 {
-        if least.descriptors <= before.descriptors {
-            break;
-        }
+    let mut least = held(world).await;
+    let mut still = 0;
+    while still < 4 && !(least.descriptors <= before.descriptors && least.gauges <= before.gauges) {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        let now = held(world);
-        least.descriptors = least.descriptors.min(now.descriptors);
-        least.memory = least.memory.min(now.memory);
-        least.threads = least.threads.min(now.threads);
+        let now = held(world).await;
+        let better = Resources {
+            memory: least.memory.min(now.memory),
+            descriptors: least.descriptors.min(now.descriptors),
+            threads: least.threads.min(now.threads),
+            gauges: least.gauges.min(now.gauges),
+        };
+        let falls = better.descriptors < least.descriptors || better.gauges < least.gauges;
+        still = if falls { 0 } else { still + 1 };
+        least = better;
     }
     least
 }
 
-fn held(world: &World) -> Resources {
+async fn held(world: &World) -> Resources {
     let nodes = world.nodes.iter().map(|node| &node.process);
     let sidecars = world.workers.iter().map(|worker| &worker.sidecar);
     let mut sum = Resources::default();
@@ -339,6 +352,7 @@ fn held(world: &World) -> Resources {
         sum.descriptors += process.descriptors().unwrap_or_default();
         sum.threads += process.threads().unwrap_or_default();
     }
+    sum.gauges = world.metrics(GAUGES).await;
     sum
 }
 

@@ -11,7 +11,7 @@ use super::process::Process;
 use super::{Error, channel, random, wait_for};
 use crate::link::emulator::Emulator;
 use crate::link::{Links, Site};
-use crate::net::{Ports, local};
+use crate::net::{self, Ports, local};
 use crate::seed::Seed;
 use pontoon_proto::admin as pb;
 use pontoon_proto::admin::admin_client::AdminClient;
@@ -76,6 +76,7 @@ pub struct Node {
     /// For clients of each region.
     pub clients: Vec<u16>,
     admin: AdminClient<InterceptedService<Channel, Token>>,
+    ops: u16,
     worker: u16,
 }
 
@@ -359,6 +360,22 @@ impl World {
         Ok(all)
     }
 
+    /// The sum of some metrics over all nodes that run.
+    pub async fn metrics(&self, names: &[&str]) -> u64 {
+        let mut sum = 0.0;
+        for node in &self.nodes {
+            // A node that does not answer has nothing open.
+            let page = net::get(node.ops, "/metrics").await.unwrap_or_default();
+            for line in page.lines() {
+                let (name, value) = line.rsplit_once(' ').unwrap_or((line, ""));
+                if names.contains(&name) {
+                    sum += value.parse::<f64>().unwrap_or_default();
+                }
+            }
+        }
+        sum as u64
+    }
+
     /// Slots and sessions, as one node's replica has them.
     pub async fn balance(&self, node: usize) -> Result<Balance, Error> {
         let mut balance = Balance::default();
@@ -492,6 +509,7 @@ async fn nodes(
             clients,
             admin: AdminClient::with_interceptor(channel(admin)?, token.clone())
                 .max_decoding_message_size(64 << 20),
+            ops,
             worker,
         });
     }

@@ -279,6 +279,7 @@ impl Client {
         session.asked += more;
         let sums = (session.acknowledged + more, session.asked);
         let pause = Duration::from_millis(self.ground.workload.pause_ms);
+        let named = kind == Kind::Resume || !session.pinned;
         let said: Said = if kind == Kind::Resume {
             session.node = self.any_node();
             session.line = None;
@@ -302,23 +303,74 @@ impl Client {
             }
         };
         let (id, outcome) = said;
-        if let Outcome::Ok { sum, .. } = &outcome {
+        let ours = id.as_ref().is_none_or(|id| *id == session.id);
+        if let Outcome::Ok { sum, .. } = &outcome
+            && ours
+        {
             session.acknowledged = (*sum).max(sums.0);
         }
-        // Another session's id would show itself as that one's: as a worker, or as a sum too small.
-        let name = id.unwrap_or_else(|| session.id.clone());
-        if name != session.id {
-            let wrong = line::unknown(format!("a call of {} was answered as {name}", session.id));
-            self.add(kind, session.node, start, &session.id, sums, wrong.clone());
+        match id {
+            Some(other) if other != session.id => {
+                self.other(session, other, (kind, start), outcome, named)
+            }
+            _ => {
+                self.add(
+                    kind,
+                    session.node,
+                    start,
+                    &session.id,
+                    sums,
+                    outcome.clone(),
+                );
+                outcome
+            }
         }
+    }
+
+    /// An answer in another session. A call without an id opens one when that of its connection has
+    /// ended (C-PIN-3), which says as much as NOT_FOUND does: the checkers want a reason. With an id it is
+    /// an answer of the wrong session, and is written down as one of that which was asked for.
+    fn other(
+        &self,
+        session: &mut Session,
+        other: String,
+        (kind, start): (Kind, u64),
+        outcome: Outcome,
+        named: bool,
+    ) -> Outcome {
+        if named {
+            let wrong = Outcome::Ok {
+                worker: format!("that of {other}"),
+                sum: -1,
+            };
+            self.add(
+                kind,
+                session.node,
+                start,
+                &session.id,
+                (0, 0),
+                wrong.clone(),
+            );
+            return wrong;
+        }
+        let over = Outcome::Failed {
+            code: crate::history::NOT_FOUND,
+            text: format!("the connection's next call opened {other}"),
+        };
+        self.add(kind, session.node, start, &session.id, (0, 0), over);
+        let sums = (1, session.asked);
         self.add(
-            kind,
+            Kind::Open,
             session.node,
             start,
-            &session.id,
+            &other,
             sums,
             outcome.clone(),
         );
+        session.id = other;
+        if let Outcome::Ok { sum, .. } = outcome {
+            (session.acknowledged, session.asked) = (sum, sum);
+        }
         outcome
     }
 
