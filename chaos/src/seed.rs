@@ -14,12 +14,12 @@ impl Seed {
     /// Another source, for one of several tasks whose order is not fixed.
     pub fn fork(&self, number: u64) -> Self {
         let mut fork = Self(self.0 ^ number.wrapping_mul(0xd134_2543_de82_ef95));
-        fork.next();
+        fork.number();
         fork
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,13 +32,13 @@ impl Seed {
     pub fn below(&mut self, bound: usize) -> usize {
         match bound {
             0 => 0,
-            bound => (self.next() % bound as u64) as usize,
+            bound => (self.number() % bound as u64) as usize,
         }
     }
 
     /// A number in 0..1.
     pub fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+        (self.number() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_and_its_forks_differ() {
-        let numbers = |mut seed: Seed| (0..8).map(|_| seed.next()).collect::<Vec<_>>();
+        let numbers = |mut seed: Seed| (0..8).map(|_| seed.number()).collect::<Vec<_>>();
         assert_eq!(numbers(Seed::new(7)), numbers(Seed::new(7)));
         assert_ne!(numbers(Seed::new(7).fork(1)), numbers(Seed::new(7).fork(2)));
         assert!((0..1_000).all(|_| Seed::new(3).below(5) < 5));

@@ -277,7 +277,7 @@ impl Emulator {
         lost: &AtomicBool,
     ) {
         while let Some((due, chunk)) = receive.recv().await {
-            tokio::time::sleep_until(due.into()).await;
+            tokio::time::sleep_until(due).await;
             self.open(from, to).await;
             if lost.load(Ordering::Relaxed) {
                 continue;
