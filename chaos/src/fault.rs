@@ -178,13 +178,9 @@ impl Target {
             }
             Self::Attached(worker, number) => {
                 let name = world.workers[*worker].name.clone();
-                let node = world
-                    .running()
-                    .ok_or_else(|| Error("no node runs".into()))?;
-                let workers = world.list_workers(node).await?;
-                let worker = workers.into_iter().find(|worker| worker.name == name);
-                let at = worker.and_then(|worker| worker.attached_at.get(*number).cloned());
-                let at = at.and_then(|at| world.node(at.split('/').next().unwrap_or(&at)));
+                let worker = world.worker_of(&name).await?;
+                let at = worker.attached_at.get(*number);
+                let at = at.and_then(|at| world.node(at.split('/').next().unwrap_or(at)));
                 let at = at.ok_or_else(|| Error(format!("{name} is at no node {number}")))?;
                 vec![Who::At(Site::Node(at))]
             }
@@ -433,12 +429,27 @@ impl World {
         }
     }
 
-    /// A node that runs.
-    pub fn running(&mut self) -> Option<usize> {
-        (0..self.nodes.len()).find(|node| {
-            let process = &mut self.nodes[*node].process;
-            !process.ended() && process.state() != Some('T')
-        })
+    /// A worker as the first node says that answers: one that has just started may not yet.
+    async fn worker_of(&mut self, name: &str) -> Result<pontoon_proto::admin::Worker, Error> {
+        let mut missing = Error(format!("no node knows the worker {name}"));
+        for _ in 0..100 {
+            for node in 0..self.nodes.len() {
+                if self.nodes[node].process.ended() {
+                    continue;
+                }
+                match self.list_workers(node).await {
+                    Ok(workers) => {
+                        let mut workers = workers.into_iter();
+                        if let Some(worker) = workers.find(|worker| worker.name == name) {
+                            return Ok(worker);
+                        }
+                    }
+                    Err(error) => missing = error,
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(missing)
     }
 }
 

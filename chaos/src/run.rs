@@ -180,7 +180,12 @@ impl Ran {
         for hit in &mut history.hits {
             hit.until = hit.until.min(end);
         }
-        let balance = balanced(world, workers).await;
+        // Nobody can release a session whose id was never heard: it is held until its window ends.
+        let unheard = history.ops.iter();
+        let unheard = unheard
+            .filter(|op| op.kind == Kind::Open && !op.ok())
+            .count();
+        let balance = balanced(world, workers, unheard).await;
         let after = rest(world, before).await;
         let counted = Counted {
             node_kills: hand.node_kills,
@@ -357,7 +362,7 @@ async fn held(world: &World) -> Resources {
 }
 
 /// Waits until slots equal sessions everywhere, for as long as expiry of what nobody released may take.
-async fn balanced(world: &mut World, workers: usize) -> Verdict {
+async fn balanced(world: &World, workers: usize, left: usize) -> Verdict {
     let mut verdict = Err("no node was asked".to_owned());
     for _ in 0..100 {
         let mut seen: Vec<Balance> = Vec::new();
@@ -372,7 +377,7 @@ async fn balanced(world: &mut World, workers: usize) -> Verdict {
             }
         }
         if !seen.is_empty() {
-            verdict = check::balance(&seen, workers, 0);
+            verdict = check::balance(&seen, workers, left);
         }
         if verdict.is_ok() {
             return verdict;
