@@ -17,6 +17,11 @@ bench NAME *ARGS:
     cargo build --release -p pontoon -p pontoon-chaos
     cargo run --release -p pontoon-chaos -- bench {{NAME}} {{ARGS}}
 
+# Hurts a cluster of real processes: a scenario of chaos/scenarios. docs/chaos.md has more.
+chaos SCENARIO *ARGS:
+    cargo build --release -p pontoon -p pontoon-chaos
+    cargo run --release -p pontoon-chaos -- run {{SCENARIO}} {{ARGS}}
+
 # Change the files so that `verify` has less to say.
 fix:
     cargo fmt --all

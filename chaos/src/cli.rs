@@ -6,7 +6,7 @@
 use crate::bench::{calls, failover, floods, opens, sessions};
 use crate::cluster::Error;
 use crate::part::Part;
-use crate::sim;
+use crate::{run, sim};
 use clap::Parser;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What a shell says of a command that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// Measures Pontoon beside other systems, on this machine.
+/// Measures Pontoon beside other systems, and hurts it, on this machine.
 #[derive(Parser, Debug)]
 #[command(name = "pontoon-chaos", version, arg_required_else_help = true)]
 struct Cli {
@@ -31,6 +31,8 @@ enum Command {
     Bench(Bench),
     /// Runs the control plane in one thread, hurts it, and checks what must hold.
     Sim(sim::Options),
+    /// Runs real processes, hurts them, and judges what clients saw.
+    Run(run::Options),
     /// Serves as one end of a benchmark; `bench` starts it.
     #[command(subcommand, hide = true)]
     Part(Part),
@@ -57,12 +59,12 @@ pub fn main() -> ExitCode {
         return finish(sim::command(options).map(Some));
     }
     let mut runtime = match cli.command {
-        Command::Bench(_) => Builder::new_multi_thread(),
+        Command::Bench(_) | Command::Run(_) => Builder::new_multi_thread(),
         Command::Part(_) | Command::Sim(_) => Builder::new_current_thread(),
     };
     let runtime = runtime.enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli.command)),
+        Ok(runtime) => runtime.block_on(perform(cli.command)),
         Err(error) => Err(Error(format!("cannot start threads: {error}"))),
     };
     finish(ended)
@@ -84,7 +86,7 @@ fn finish(ended: Result<Option<String>, Error>) -> ExitCode {
 }
 
 /// What to print; none when a signal came first. Whatever was started ends as its owner is dropped.
-async fn run(command: Command) -> Result<Option<String>, Error> {
+async fn perform(command: Command) -> Result<Option<String>, Error> {
     let broken = |error: std::io::Error| Error(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
@@ -92,6 +94,7 @@ async fn run(command: Command) -> Result<Option<String>, Error> {
         match command {
             Command::Sim(options) => sim::command(&options),
             Command::Part(part) => part.run().await.map(|()| String::new()),
+            Command::Run(options) => run::run(&options).await,
             Command::Bench(Bench::Calls(options)) => calls::run(&options).await,
             Command::Bench(Bench::Sessions(options)) => sessions::run(&options).await,
             Command::Bench(Bench::Opens(options)) => opens::run(&options).await,

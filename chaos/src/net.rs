@@ -30,6 +30,19 @@ pub(crate) async fn dial_to(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// The answer to a GET at a port of this machine, head and body.
+pub(crate) async fn get(port: u16, path: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = dial(port).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let within = std::time::Duration::from_secs(5);
+    tokio::time::timeout(within, read).await??;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
 /// Listens, with room for thousands that come at once.
 pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = tokio::net::TcpSocket::new_v4()?;

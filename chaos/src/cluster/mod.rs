@@ -2,7 +2,7 @@
 //!
 //! [`pontoon`] is ours and [`directory`] how sessions are opened in it, [`etcd`] and [`nats`] are those
 //! that ours is measured beside, each with the smallest client that writes one value and waits for the
-//! acknowledgement. [`proxies`] are those that forward calls. [`process`] starts and ends what they consist of, [`folder`] is where they write.
+//! acknowledgement. [`proxies`] are those that forward calls. [`world`] is a cluster of ours in several regions, with emulated links, workers and their sidecars. [`process`] starts and ends what they consist of, [`folder`] is where they write.
 
 pub mod debs;
 pub mod directory;
@@ -13,6 +13,7 @@ pub mod pontoon;
 pub mod process;
 pub mod proxies;
 pub mod wheels;
+pub mod world;
 
 use crate::clock;
 use std::time::Duration;

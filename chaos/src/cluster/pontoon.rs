@@ -47,7 +47,7 @@ struct Node {
 }
 
 #[derive(Clone, Debug)]
-struct Token(MetadataValue<Ascii>);
+pub(super) struct Token(pub(super) MetadataValue<Ascii>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -400,11 +400,11 @@ impl Pontoon {
     }
 }
 
-fn config_of(folder: &Folder, name: &str) -> PathBuf {
+pub(super) fn config_of(folder: &Folder, name: &str) -> PathBuf {
     folder.path().join(format!("{name}.toml"))
 }
 
-fn start(folder: &Folder, program: &Path, name: &str) -> Result<Process, Error> {
+pub(super) fn start(folder: &Folder, program: &Path, name: &str) -> Result<Process, Error> {
     let config = config_of(folder, name);
     let arguments = [
         "node".as_ref(),
@@ -416,13 +416,13 @@ fn start(folder: &Folder, program: &Path, name: &str) -> Result<Process, Error> 
     Process::start(name, folder.path(), program, arguments)
 }
 
-fn timed<T>(message: T) -> Request<T> {
+pub(super) fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(ANSWER_WITHIN);
     request
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

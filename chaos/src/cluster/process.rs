@@ -59,6 +59,38 @@ impl Process {
         self.child.kill().ok();
     }
 
+    /// Sends a signal, as SIGSTOP and SIGCONT are.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.pid()).ok();
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            // Not waited for yet, so the number is still this child's.
+            rustix::process::kill_process(pid, signal).ok();
+        }
+    }
+
+    /// The state that `/proc/PID/stat` says: `R`, `S`, `T` for stopped, `Z` once it has ended.
+    pub fn state(&self) -> Option<char> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        text.rsplit_once(')')?.1.trim_start().chars().next()
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> Option<u64> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).ok()?;
+        Some(entries.count() as u64)
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> Option<u64> {
+        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+        Some(entries.count() as u64)
+    }
+
     /// Says so, with the end of its log, when it has ended by itself.
     pub fn alive(&mut self) -> Result<(), Error> {
         match self.child.try_wait() {

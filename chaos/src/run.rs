@@ -1,0 +1,424 @@
+//! `pontoon-chaos run SCENARIO`: real processes, real faults, and a verdict for each promise.
+//!
+//! ```text
+//! start the world -> clients work, the hand hurts and heals -> all is well again -> each client resumes
+//! once more and releases -> the checkers judge
+//! ```
+
+use crate::check::{self, Counted, Resources, Verdict};
+use crate::clock;
+use crate::cluster::pontoon::program;
+use crate::cluster::world::{Balance, Plan, World};
+use crate::cluster::{Error, folder};
+use crate::fault::{self, Done, Hand, Planned};
+use crate::history::{History, Kind, Recorder};
+use crate::scenario::{Mode, Scenario};
+use crate::seed::Seed;
+use crate::workload::Clients;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What is asked for.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The scenario: a file, or the name of one in chaos/scenarios.
+    pub scenario: PathBuf,
+    /// Another seed than the scenario's.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Another value for a key: `workload.count=200`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Where the history is written, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// The `pontoon` binary [default: the one beside this one].
+    #[arg(long, value_name = "PATH")]
+    pub pontoon: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Each promise with its verdict.
+    pub verdicts: Vec<(&'static str, Verdict)>,
+    /// All of it for people.
+    pub text: String,
+}
+
+impl Report {
+    /// Whether every promise was kept.
+    pub fn kept(&self) -> bool {
+        self.verdicts.iter().all(|(_, verdict)| verdict.is_ok())
+    }
+}
+
+/// Runs a scenario; the error is its summary when a promise was broken.
+pub async fn run(options: &Options) -> Result<String, Error> {
+    let report = report(options).await?;
+    match report.kept() {
+        true => Ok(report.text),
+        false => Err(Error(format!("a promise was broken\n{}", report.text))),
+    }
+}
+
+/// Runs a scenario, and says what came of it.
+pub async fn report(options: &Options) -> Result<Report, Error> {
+    let path = file(&options.scenario);
+    let mut scenario = Scenario::read(&path, &options.set)?;
+    scenario.seed = options.seed.unwrap_or(scenario.seed);
+    let faults = fault::plan(&scenario)?;
+    let program = program(options.pontoon.clone())?;
+    let began = clock::now();
+    eprintln!("loopback: nodes share this network; the emulator is between them");
+    let plan = of(&scenario)?;
+    let mut world = World::start(&folder::home()?, &program, &plan).await?;
+    eprintln!("the cluster works after {:.1?}", began.elapsed());
+    let ran = Ran::new(&scenario, &faults, &mut world).await?;
+    if let Some(path) = &options.history {
+        ran.history.write(path)?;
+    }
+    let mut text = ran.text(&scenario);
+    let replay = replay(options, scenario.seed);
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "\nseed {}, {:.0} s in all; again: {replay}",
+        scenario.seed,
+        began.elapsed().as_secs_f64()
+    );
+    Ok(Report {
+        verdicts: ran.verdicts,
+        text,
+    })
+}
+
+fn file(given: &PathBuf) -> PathBuf {
+    let known = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let known = known.join(given).with_extension("toml");
+    match given.is_file() || !known.is_file() {
+        true => given.clone(),
+        false => known,
+    }
+}
+
+fn replay(options: &Options, seed: u64) -> String {
+    let mut words = format!(
+        "pontoon-chaos run {} --seed {seed}",
+        options.scenario.display()
+    );
+    for set in &options.set {
+        let _ = write!(words, " --set '{set}'");
+    }
+    words
+}
+
+fn of(scenario: &Scenario) -> Result<Plan, Error> {
+    let topology = &scenario.topology;
+    let regions = topology.regions.iter();
+    let mut round_trips = Vec::new();
+    for round_trip in &topology.round_trip {
+        let [one, other] = &round_trip.between;
+        let (one, other) = (scenario.region(one)?, scenario.region(other)?);
+        round_trips.push((one, other, Duration::from_millis(round_trip.ms)));
+    }
+    Ok(Plan {
+        regions: regions
+            .map(|name| (name.clone(), topology.nodes, topology.workers))
+            .collect(),
+        round_trips,
+        local: Duration::from_millis(topology.local_ms),
+        slots: topology.slots,
+        window: Duration::from_millis(topology.window_ms),
+        tables: String::new(),
+        cluster: format!("node_lost_after_ms = {}", topology.node_lost_after_ms),
+        seed: Seed::new(scenario.seed),
+    })
+}
+
+struct Ran {
+    history: History,
+    verdicts: Vec<(&'static str, Verdict)>,
+    gaps: Vec<check::Gaps>,
+    recovered: Duration,
+}
+
+impl Ran {
+    async fn new(
+        scenario: &Scenario,
+        faults: &[Planned],
+        world: &mut World,
+    ) -> Result<Self, Error> {
+        let (seed, workers) = (Seed::new(scenario.seed), world.workers.len());
+        let before = warm(scenario, world, &seed).await?;
+        let record = Recorder::default();
+        let mut clients = Clients::start(world, &scenario.workload, &seed, &record);
+        let mut hand = Hand::new(seed.fork(3), scenario.topology.slots, record.clone());
+        let hurt = async {
+            let done = schedule(scenario, faults, world, &mut hand, &record).await?;
+            for done in &done {
+                hand.heal(world, done)?;
+            }
+            Ok::<_, Error>(())
+        };
+        hurt.await?;
+        let healed = clock::now();
+        if scenario.workload.mode == Mode::Race {
+            clients.ended().await;
+        }
+        let settled = world.settled(workers).await;
+        let recovered = healed.elapsed();
+        clients.finish().await;
+        let end = record.now();
+        let mut history = History {
+            ops: record.take(),
+            hits: hand.hits,
+            lost: hand.lost,
+            window: scenario.topology.window_ms * 1_000,
+        };
+        for hit in &mut history.hits {
+            hit.until = hit.until.min(end);
+        }
+        // Nobody can release a session whose id was never heard: it is held until its window ends.
+        let unheard = history.ops.iter();
+        let unheard = unheard
+            .filter(|op| op.kind == Kind::Open && !op.ok())
+            .count();
+        let balance = balanced(world, workers, unheard).await;
+        let after = rest(world, before).await;
+        let counted = Counted {
+            node_kills: hand.node_kills,
+            worker_kills: hand.worker_kills,
+        };
+        let gaps = check::gaps(&history);
+        let expect = &scenario.expect;
+        let verdicts = vec![
+            ("not vacuous", check::vacuous(&history, counted, expect)),
+            ("one worker per session", check::one_worker(&history)),
+            ("workers remember", check::remembered(&history)),
+            ("no acknowledged session lost", check::not_lost(&history)),
+            ("no wrong NOT_FOUND", check::not_found(&history)),
+            ("no id resurrected", check::not_resurrected(&history)),
+            ("clients are told", check::told(&history, expect.lost)),
+            ("gaps", check::gap(&gaps, expect.gap_ms, expect.recovery_ms)),
+            (
+                "all is well again",
+                settled
+                    .map(|()| format!("{recovered:.1?} after the last healing"))
+                    .map_err(|error| error.0),
+            ),
+            ("slots equal sessions", balance),
+            (
+                "resources come back",
+                check::resources(before, after, expect.memory_mib, expect.descriptors),
+            ),
+        ];
+        Ok(Self {
+            history,
+            verdicts,
+            gaps,
+            recovered,
+        })
+    }
+
+    fn text(&self, scenario: &Scenario) -> String {
+        let mut text = format!("{}\n\n", scenario.about);
+        let mut line = |words: String| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{words}");
+        };
+        for (promise, verdict) in &self.verdicts {
+            match verdict {
+                Ok(figures) => line(format!("kept    {promise}: {figures}")),
+                Err(wrong) => line(format!("BROKEN  {promise}: {wrong}")),
+            }
+        }
+        line(String::new());
+        for (hit, gaps) in self.history.hits.iter().zip(&self.gaps).take(40) {
+            line(format!(
+                "{:7.1} s  {} for {:.1} s: {}; {} failures, longest gap {} ms, last failure {} ms",
+                hit.at as f64 / 1e6,
+                hit.what,
+                hit.until.saturating_sub(hit.at) as f64 / 1e6,
+                hit.evidence,
+                gaps.hurt,
+                gaps.gap / 1_000,
+                gaps.recovery / 1_000
+            ));
+        }
+        if self.history.hits.len() > 40 {
+            line(format!("... {} faults in all", self.history.hits.len()));
+        }
+        for kind in [
+            Kind::Open,
+            Kind::Call,
+            Kind::Stream,
+            Kind::Resume,
+            Kind::Release,
+        ] {
+            line(latencies(&self.history, kind));
+        }
+        line(failures(&self.history));
+        line(format!("well again {:.1?} after the end", self.recovered));
+        text
+    }
+}
+
+/// Runs the schedule; what is still to be undone is left for the caller.
+async fn schedule(
+    scenario: &Scenario,
+    faults: &[Planned],
+    world: &mut World,
+    hand: &mut Hand,
+    record: &Recorder,
+) -> Result<Vec<Done>, Error> {
+    let mut open: Vec<(Duration, Done)> = Vec::new();
+    let mut kept: Vec<Done> = Vec::new();
+    let mut faults = faults.iter().peekable();
+    let run = Duration::from_millis(scenario.workload.run_ms);
+    loop {
+        let now = Duration::from_micros(record.now());
+        if let Some(due) = open.iter().position(|(until, _)| *until <= now) {
+            let (_, done) = open.swap_remove(due);
+            hand.heal(world, &done)?;
+            continue;
+        }
+        if let Some(fault) = faults.next_if(|fault| fault.at() <= now) {
+            let done = hand.hurt(world, fault).await?;
+            match fault.lasts() {
+                Some(lasts) => open.push((Duration::from_micros(record.now()) + lasts, done)),
+                None => kept.push(done),
+            }
+            continue;
+        }
+        let next = open.iter().map(|(until, _)| *until);
+        let next = next.chain(faults.peek().map(|fault| fault.at())).min();
+        let next = match next {
+            Some(next) => next,
+            None if now < run => run,
+            None => return Ok(kept),
+        };
+        tokio::time::sleep(next.saturating_sub(now)).await;
+    }
+}
+
+/// A little work first, so that what comes once is there before anything is measured: connections
+/// between nodes, threads, buffers.
+async fn warm(scenario: &Scenario, world: &World, seed: &Seed) -> Result<Resources, Error> {
+    let record = Recorder::default();
+    let mut workload = scenario.workload.clone();
+    (workload.mode, workload.pause_ms) = (Mode::Churn, 5);
+    workload.resumes = workload.resumes.max(0.2);
+    let clients = Clients::start(world, &workload, &seed.fork(2), &record);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    clients.finish().await;
+    if !record.take().iter().any(crate::history::Op::ok) {
+        return Err(Error("no call succeeded before the first fault".into()));
+    }
+    Ok(rest(world, Resources::default()).await)
+}
+
+/// What nodes count of what work holds: sockets, calls, tunnels, relays.
+const GAUGES: &[&str] = &[
+    "nvcf_grpc_proxy_service_active_connections_total",
+    "nvcf_grpc_proxy_service_active_http_requests_total",
+    "nvcf_grpc_proxy_service_worker_connections_active",
+    "pontoon_relays_active",
+];
+
+/// What the processes hold once it no longer falls, or is where it was before: looked at every 250 ms, and
+/// done after a second without a change for the better.
+async fn rest(world: &World, before: Resources) -> Resources {
+    let mut least = held(world).await;
+    let mut still = 0;
+    while still < 4 && !(least.descriptors <= before.descriptors && least.gauges <= before.gauges) {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let now = held(world).await;
+        let better = Resources {
+            memory: least.memory.min(now.memory),
+            descriptors: least.descriptors.min(now.descriptors),
+            threads: least.threads.min(now.threads),
+            gauges: least.gauges.min(now.gauges),
+        };
+        let falls = better.descriptors < least.descriptors || better.gauges < least.gauges;
+        still = if falls { 0 } else { still + 1 };
+        least = better;
+    }
+    least
+}
+
+async fn held(world: &World) -> Resources {
+    let nodes = world.nodes.iter().map(|node| &node.process);
+    let sidecars = world.workers.iter().map(|worker| &worker.sidecar);
+    let mut sum = Resources::default();
+    for process in nodes.chain(sidecars) {
+        sum.memory += process.memory().unwrap_or_default();
+        sum.descriptors += process.descriptors().unwrap_or_default();
+        sum.threads += process.threads().unwrap_or_default();
+    }
+    sum.gauges = world.metrics(GAUGES).await;
+    sum
+}
+
+/// Waits until slots equal sessions everywhere, for as long as expiry of what nobody released may take.
+async fn balanced(world: &World, workers: usize, left: usize) -> Verdict {
+    let mut verdict = Err("no node was asked".to_owned());
+    for _ in 0..100 {
+        let mut seen: Vec<Balance> = Vec::new();
+        for node in 0..world.nodes.len() {
+            match world.balance(node).await {
+                Ok(balance) => seen.push(balance),
+                Err(error) => {
+                    verdict = Err(error.0);
+                    seen.clear();
+                    break;
+                }
+            }
+        }
+        if !seen.is_empty() {
+            verdict = check::balance(&seen, workers, left);
+        }
+        if verdict.is_ok() {
+            return verdict;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    verdict
+}
+
+fn latencies(history: &History, kind: Kind) -> String {
+    let all = history.ops.iter().filter(|op| op.kind == kind);
+    let mut took: Vec<u64> = all
+        .clone()
+        .filter(|op| op.ok())
+        .map(|op| op.end - op.start)
+        .collect();
+    took.sort_unstable();
+    let at = |share: usize| took.get(took.len() * share / 100).copied().unwrap_or(0) as f64 / 1e3;
+    let name = format!("{kind:?}").to_lowercase();
+    let others = all.count() - took.len();
+    let (median, most) = (at(50), at(99));
+    format!(
+        "{name:8} {:6} ok, {others:4} not; median {median:.1} ms, 99 % {most:.1} ms",
+        took.len()
+    )
+}
+
+/// What was said most when it did not succeed.
+fn failures(history: &History) -> String {
+    let mut said = std::collections::BTreeMap::<String, usize>::new();
+    for op in history.ops.iter().filter(|op| !op.ok()) {
+        let words = match &op.outcome {
+            crate::history::Outcome::Failed { code, text } => format!("code {code}: {text}"),
+            crate::history::Outcome::Unknown { why } => format!("unknown: {why}"),
+            crate::history::Outcome::Ok { .. } => continue,
+        };
+        *said.entry(words).or_default() += 1;
+    }
+    let mut said: Vec<(String, usize)> = said.into_iter().collect();
+    said.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let lines = said.iter().take(8);
+    let lines = lines.map(|(words, count)| format!("{count:6} x {words}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
