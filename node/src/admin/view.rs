@@ -176,7 +176,7 @@ pub(super) fn session(
 ) -> pb::Session {
     let binding = session.binding();
     let state = match &session.state {
-        State::Queued(_) => "queued",
+        State::Queued(_) | State::Next(..) => "queued",
         // A session whose nodes are all lost is held, whatever its record still says.
         _ if directory.hold(session).is_some() => "held",
         State::Bound(_) | State::Held(..) => "bound",
