@@ -2,11 +2,11 @@
 
 use super::access;
 use pontoon_proto::admin as pb;
-use pontoon_proto::id::{NodeId, RegionId, RequestId};
+use pontoon_proto::id::{NodeId, RegionId, RequestId, VersionId};
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{
-    Function, Key, KeyKind, Limit, Pace, Pin, Region, Standing, Survive, Tenant, Version,
-    VersionPolicy, VersionState,
+    Function, Key, KeyKind, Limit, Limited, Pace, Pin, Region, Spill, Standing, Survive, Tenant,
+    Version, VersionPolicy, VersionState,
 };
 use pontoon_raft::directory::command::{DrainReason, EndReason};
 use pontoon_raft::directory::{Directory, Session, State, Worker};
