@@ -95,7 +95,7 @@ impl Sessions {
     async fn open_up(&self, ask: &Ask, absorbed: bool) -> Result<Opened, Fault> {
         let mut why = Why::NoSlot;
         let mut pass = self.0.limits.pass(ask.tenant);
-        let chosen = self.weighed(&pass.allowed(ask)?)?;
+        let chosen = self.weighed(ask, &pass)?;
         let ask: &Ask = chosen.as_ref().unwrap_or(ask);
         while !ask.left().is_zero() {
             let allowed = pass.allowed(ask)?;
@@ -148,16 +148,24 @@ impl Sessions {
 
     /// The same ask for one of its versions, chosen by the weights of its function; none where they
     /// don't count.
-    fn weighed(&self, ask: &Ask) -> Result<Option<Ask>, Fault> {
+    fn weighed(&self, ask: &Ask, pass: &Pass<'_>) -> Result<Option<Ask>, Fault> {
         let catalog = self.0.cluster.catalog().state();
         if ask.named || catalog.weights(ask.function).is_empty() {
             return Ok(None);
         }
+        let with_weight = Ask {
+            versions: route::with_weight(&catalog, ask.function, &ask.versions),
+            ..ask.clone()
+        };
+        if with_weight.versions.is_empty() {
+            return Err(Fault::FunctionNotFound);
+        }
+        // A version at its limit takes no part; where all are, that is the fault.
+        let allowed = pass.allowed(&with_weight)?;
         let random = u64::from_le_bytes(crate::random::bytes());
-        let versions = route::weighed(&catalog, ask.function, &ask.versions, random);
-        let versions = versions.ok_or(Fault::FunctionNotFound)?;
-        Ok(Some(Ask {
-            versions,
+        let version = route::draw(&catalog, ask.function, &allowed.versions, random);
+        Ok(version.map(|version| Ask {
+            versions: Arc::new([version]),
             ..ask.clone()
         }))
     }

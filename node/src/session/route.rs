@@ -19,31 +19,33 @@ pub(super) struct Way {
     pub(super) version: Arc<Version>,
 }
 
-/// Chooses between the versions of a function by its weights, for a call that names none. `random`
-/// picks: each version is hit by as many of the 2^64 numbers as its share of the weights. None:
-/// none of the versions has a weight; the versions as they are where the function has no weights.
-pub(super) fn weighed(
+/// The versions that calls which name none may get.
+pub(super) fn with_weight(
     catalog: &Catalog,
     function: FunctionId,
-    versions: &Arc<[Arc<Version>]>,
+    versions: &[Arc<Version>],
+) -> Arc<[Arc<Version>]> {
+    let taken = |version: &&Arc<Version>| catalog.weight(function, version.id) != Some(0);
+    versions.iter().filter(taken).cloned().collect()
+}
+
+/// Draws one of the versions by the weights of their function: each is hit by as many of the 2^64
+/// numbers as its share of the weights. None: none of them has a weight.
+pub(super) fn draw(
+    catalog: &Catalog,
+    function: FunctionId,
+    versions: &[Arc<Version>],
     random: u64,
-) -> Option<Arc<[Arc<Version>]>> {
-    if catalog.weights(function).is_empty() {
-        return Some(versions.clone());
-    }
-    let weights: Vec<(u32, &Arc<Version>)> = versions
-        .iter()
-        .map(|version| (catalog.weight(function, version.id).unwrap_or(0), version))
-        .collect();
-    let sum: u64 = weights.iter().map(|(weight, _)| u64::from(*weight)).sum();
+) -> Option<Arc<Version>> {
+    let weight = |version: &Version| u64::from(catalog.weight(function, version.id).unwrap_or(0));
+    let sum: u64 = versions.iter().map(|version| weight(version)).sum();
     // The high half of a product is a fraction of the sum, without a division's bias.
     let mut hit = ((u128::from(random) * u128::from(sum)) >> 64) as u64;
-    for (weight, version) in weights {
-        let weight = u64::from(weight);
-        if hit < weight {
-            return Some(Arc::new([version.clone()]));
+    for version in versions {
+        match hit.checked_sub(weight(version)) {
+            Some(beyond) => hit = beyond,
+            None => return Some(version.clone()),
         }
-        hit -= weight;
     }
     None
 }
@@ -182,22 +184,18 @@ mod tests {
     fn each_version_gets_its_share_and_one_of_weight_zero_gets_nothing() {
         let mut catalog = catalog();
         let all = versions(&catalog);
-        let chosen = |catalog: &Catalog, random| {
-            let chosen = weighed(catalog, FUNCTION, &all, random).unwrap();
-            assert_eq!(chosen.len(), 1);
-            chosen[0].id
-        };
-        assert_eq!(weighed(&catalog, FUNCTION, &all, 7).unwrap().len(), 2);
+        let chosen =
+            |catalog: &Catalog, random| draw(catalog, FUNCTION, &all, random).map(|one| one.id);
+        assert_eq!(with_weight(&catalog, FUNCTION, &all).len(), 2);
+        assert_eq!(chosen(&catalog, 7), None);
         weigh(&mut catalog, 95, 5);
         let steps = (0..1_000).map(|step| step * (u64::MAX / 1_000) + 1);
-        let canaries = steps.filter(|random| chosen(&catalog, *random) == id(2));
+        let canaries = steps.filter(|random| chosen(&catalog, *random) == Some(id(2)));
         assert_eq!(canaries.count(), 50);
         weigh(&mut catalog, 0, 100);
-        assert_eq!(chosen(&catalog, 0), id(2));
-        assert_eq!(chosen(&catalog, u64::MAX), id(2));
-        // Only the version without a weight is left, by a limit or because the other is off.
-        let blue: Arc<[_]> = Arc::new([all[0].clone()]);
-        assert!(weighed(&catalog, FUNCTION, &blue, 0).is_none());
+        assert_eq!(chosen(&catalog, 0), Some(id(2)));
+        assert_eq!(chosen(&catalog, u64::MAX), Some(id(2)));
+        assert_eq!(with_weight(&catalog, FUNCTION, &all)[..], all[1..]);
     }
 
     #[test]
