@@ -60,6 +60,10 @@ pub trait Machine: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 
     /// The state clock as of the last applied entry.
     fn clock(&self) -> Clock;
 
+    /// Says the format of the entry whose commands are applied next: where a newer build means
+    /// something else by the same command, it goes by this.
+    fn governed_by(&mut self, _format: u16) {}
+
     /// Applies one command of the entry at `index`, after the clock has moved to `now`.
     ///
     /// Several commands of one entry share `index`. A directory derives binding indices from it.

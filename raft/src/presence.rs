@@ -5,7 +5,6 @@ use crate::clock::{self, Instant};
 use crate::cluster::Boots;
 use crate::directory::Directory;
 use crate::directory::command::{Command, Reply};
-use crate::directory::session::State;
 use crate::group::Group;
 use pontoon_proto::id::{NodeBoot, NodeId};
 use std::collections::BTreeSet;
@@ -135,10 +134,7 @@ fn stake(directory: &Directory, node: NodeId) -> Option<NodeBoot> {
     let waiting = || {
         directory
             .waiting_at(node)
-            .find_map(|id| match &directory.session(id)?.state {
-                State::Queued(waiting) => Some(waiting.at),
-                State::Bound(_) | State::Held(..) => None,
-            })
+            .find_map(|id| Some(directory.session(id)?.waiting()?.at))
     };
     attached
         .or_else(entered)

@@ -90,7 +90,7 @@ impl Context {
     pub(super) fn show_version(&self, catalog: &Catalog, version: &Version) -> pb::Version {
         let of = Limited::Version(version.id);
         let sessions_now = live(&self.cluster, of);
-        view::version(version, catalog.limit(of), sessions_now)
+        view::version(catalog, version, sessions_now)
     }
 }
 

@@ -10,6 +10,7 @@ mod access;
 mod limits;
 mod members;
 mod read;
+mod routes;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -214,7 +214,7 @@ impl Context {
             functions: catalog
                 .functions()
                 .filter(|function| tenant.is_none_or(|tenant| function.tenant == tenant))
-                .map(|function| view::function(function))
+                .map(|function| view::function(function, catalog.weights(function.id)))
                 .collect(),
         })
     }

@@ -141,6 +141,21 @@ impl Admin for Service {
         self.0.set_version_limit(caller, request.into_inner()).await
     }
 
+    async fn set_weights(&self, request: Request<pb::SetWeightsRequest>) -> Answer<pb::Function> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0.set_weights(caller, request.into_inner()).await
+    }
+
+    async fn set_version_regions(
+        &self,
+        request: Request<pb::SetVersionRegionsRequest>,
+    ) -> Answer<pb::Version> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0
+            .set_version_regions(caller, request.into_inner())
+            .await
+    }
+
     async fn create_key(
         &self,
         request: Request<pb::CreateKeyRequest>,

@@ -2,11 +2,11 @@
 
 use super::access;
 use pontoon_proto::admin as pb;
-use pontoon_proto::id::{NodeId, RegionId, RequestId};
+use pontoon_proto::id::{NodeId, RegionId, RequestId, VersionId};
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{
-    Function, Key, KeyKind, Limit, Pace, Pin, Region, Standing, Survive, Tenant, Version,
-    VersionPolicy, VersionState,
+    Function, Key, KeyKind, Limit, Limited, Pace, Pin, Region, Spill, Standing, Survive, Tenant,
+    Version, VersionPolicy, VersionState,
 };
 use pontoon_raft::directory::command::{DrainReason, EndReason};
 use pontoon_raft::directory::{Directory, Session, State, Worker};
@@ -95,15 +95,30 @@ pub(super) fn key(key: &Key) -> pb::Key {
     view
 }
 
-pub(super) fn function(function: &Function) -> pb::Function {
+pub(super) fn function(function: &Function, weights: &[(VersionId, u32)]) -> pb::Function {
+    let weights = weights.iter().map(|(version, weight)| pb::Weight {
+        version_id: version.to_string(),
+        weight: *weight,
+    });
     pb::Function {
         id: function.id.to_string(),
         tenant_id: function.tenant.to_string(),
         name: function.name.clone(),
+        weights: weights.collect(),
     }
 }
 
-pub(super) fn version(version: &Version, bounds: Limit, sessions_now: u64) -> pb::Version {
+pub(super) fn version(catalog: &Catalog, version: &Version, sessions_now: u64) -> pb::Version {
+    let (spill, regions) = match catalog.spill(version.id) {
+        Spill::Any => ("any", &[][..]),
+        Spill::Home => ("home", &[][..]),
+        Spill::Only(regions) => ("only", regions.as_slice()),
+    };
+    let name = |number: &RegionId| match catalog.region(*number) {
+        Some(region) => region.name.clone(),
+        None => number.to_string(),
+    };
+    let bounds = catalog.limit(Limited::Version(version.id));
     pb::Version {
         id: version.id.to_string(),
         function_id: version.function.to_string(),
@@ -115,6 +130,9 @@ pub(super) fn version(version: &Version, bounds: Limit, sessions_now: u64) -> pb
         .into(),
         limit: Some(limit(bounds)),
         sessions_now,
+        weight: catalog.weight(version.function, version.id),
+        spill: spill.into(),
+        regions: regions.iter().map(name).collect(),
     }
 }
 
@@ -176,7 +194,7 @@ pub(super) fn session(
 ) -> pb::Session {
     let binding = session.binding();
     let state = match &session.state {
-        State::Queued(_) => "queued",
+        State::Queued(_) | State::Next(..) => "queued",
         // A session whose nodes are all lost is held, whatever its record still says.
         _ if directory.hold(session).is_some() => "held",
         State::Bound(_) | State::Held(..) => "bound",

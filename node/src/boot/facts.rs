@@ -108,7 +108,7 @@ fn count(group: &Group<Directory>) -> DirectoryFacts {
     }
     for session in state.sessions() {
         match (&session.state, state.hold(session)) {
-            (State::Queued(_), _) => facts.sessions_queued += 1,
+            (State::Queued(_) | State::Next(..), _) => facts.sessions_queued += 1,
             (_, Some(_)) => facts.sessions_held += 1,
             (_, None) => facts.sessions_bound += 1,
         }

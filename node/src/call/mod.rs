@@ -162,6 +162,7 @@ async fn prepare<J: Joins>(
         tenant: caller.tenant,
         function,
         versions: terms.versions.clone(),
+        named: version.is_some(),
         window: terms.window,
         deadline: story.began() + terms.wait,
         began: story.began(),

@@ -11,6 +11,7 @@ mod client;
 mod limits;
 mod members;
 mod nouns;
+mod routes;
 mod table;
 mod verbs;
 

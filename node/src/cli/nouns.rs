@@ -368,6 +368,23 @@ pub(super) enum FunctionVerb {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Divides the calls that name no version between a function's versions, all weights at once;
+    /// open sessions stay where they are.
+    Weigh {
+        /// The function.
+        id: String,
+        /// A version and its weight, for example 95; a version that is not named has 0.
+        #[arg(value_name = "VERSION=WEIGHT", value_parser = weight, required_unless_present = "none")]
+        weights: Vec<(String, u32)>,
+        /// Lift all weights: the first version with a free slot takes a call.
+        #[arg(long, conflicts_with = "weights")]
+        none: bool,
+        /// Only check.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// All functions.
     List {
         /// Only those of this tenant.
@@ -450,6 +467,25 @@ pub(super) enum VersionVerb {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Says in which regions a version's new sessions may live; open ones stay where they are.
+    Regions {
+        /// The version.
+        id: String,
+        /// These regions and no others, tried in this order.
+        #[arg(value_name = "REGION", required_unless_present_any = ["any", "home"])]
+        regions: Vec<String>,
+        /// Any region: the one of the node that is called, then the nearest with a free slot.
+        #[arg(long, conflicts_with_all = ["regions", "home"])]
+        any: bool,
+        /// Only the region of the node that is called.
+        #[arg(long, conflicts_with = "regions")]
+        home: bool,
+        /// Only check.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// All versions.
     List {
         /// Only those of this function.
@@ -471,6 +507,15 @@ pub(super) enum VersionVerb {
         #[command(flatten)]
         ask: Ask,
     },
+}
+
+/// Reads `VERSION=WEIGHT`.
+fn weight(text: &str) -> Result<(String, u32), String> {
+    let (version, weight) = text.split_once('=').unwrap_or((text, ""));
+    match weight.parse::<u32>() {
+        Ok(weight) if weight <= 10_000 && !version.is_empty() => Ok((version.into(), weight)),
+        _ => Err("write a version's id, = and 0 to 10000".into()),
+    }
 }
 
 /// Reads `90s`, `15m`, `12h`, `30d` or `250ms`.

@@ -7,7 +7,7 @@ use super::nouns::{
     TenantVerb, VersionState, VersionVerb, WorkerVerb,
 };
 use super::table::{json, list, show};
-use super::{limits, members};
+use super::{limits, members, routes};
 use crate::admin::LAGGARDS;
 use crate::clock;
 use pontoon_proto::admin as pb;
@@ -83,7 +83,12 @@ pub(super) const VERSION: &[&str] = &[
     "limit.sessions_max",
     "limit.rate",
     "limit.burst",
+    "weight",
+    "spill",
+    "regions",
 ];
+
+pub(super) const FUNCTION: &[&str] = &["id", "tenant_id", "name", "weights"];
 
 /// Runs one verb; the answer is what belongs on stdout.
 pub(super) async fn run(noun: Noun) -> Answer {
@@ -276,7 +281,6 @@ async fn key(verb: KeyVerb) -> Answer {
 }
 
 async fn function(verb: FunctionVerb) -> Answer {
-    const FUNCTION: &[&str] = &["id", "tenant_id", "name"];
     match verb {
         FunctionVerb::Create {
             name,
@@ -293,6 +297,13 @@ async fn function(verb: FunctionVerb) -> Answer {
             let function = said(&ask, client.create_function(request).await)?;
             Ok(show(ask.output, &function, FUNCTION))
         }
+        FunctionVerb::Weigh {
+            id,
+            weights,
+            none: _,
+            dry_run,
+            ask,
+        } => routes::weigh(id, weights, dry_run, ask).await,
         FunctionVerb::List { tenant, ask } => {
             let request = pb::ListFunctionsRequest {
                 tenant_id: tenant.unwrap_or_default(),
@@ -335,6 +346,21 @@ async fn version(verb: VersionVerb) -> Answer {
             dry_run,
             ask,
         } => limits::version(id, limit, dry_run, ask).await,
+        VersionVerb::Regions {
+            id,
+            regions,
+            any,
+            home,
+            dry_run,
+            ask,
+        } => {
+            let spill = match (any, home) {
+                (true, _) => "any",
+                (_, true) => "home",
+                _ => "only",
+            };
+            routes::regions(id, spill, regions, dry_run, ask).await
+        }
         VersionVerb::SetState {
             id,
             state,

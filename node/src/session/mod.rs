@@ -14,6 +14,7 @@ pub mod open;
 mod patience;
 pub mod pin;
 pub mod resume;
+mod route;
 pub mod watch;
 
 pub use local::Joined;
@@ -48,6 +49,8 @@ pub struct Ask {
     pub function: FunctionId,
     /// The versions that it may run on: the one that was named, else all active ones.
     pub versions: Arc<[Arc<Version>]>,
+    /// The call names its version: weights don't count for it.
+    pub named: bool,
     /// The reconnect window that the client asked for, if any, already capped.
     pub window: Option<Duration>,
     /// When the wait for a worker ends: min(`grpc-timeout`, the version's `wait`).

@@ -1,6 +1,7 @@
 //! Making a new session.
 //!
-//! An open is a walk over regions: one with a free slot first (replicas hint, the group's answer
+//! An open first chooses its version by weight, where its function has weights. Then it is a walk over
+//! the regions in which that version may live (`route`): one with a free slot first (replicas hint, the group's answer
 //! decides), else the queue of one region, from which it moves when another frees. It never asks a
 //! second region before the first has said no or has confirmed the cancel (H-13): two groups would
 //! bind one call twice. It is complete when its first tunnel is up; until then its id is shown to
@@ -8,6 +9,7 @@
 
 use super::limits::Pass;
 use super::patience::PAUSE;
+use super::route::{self, Way};
 use super::watch::Waiter;
 use super::{Ask, GROUP_WAIT, Joined, Sessions, Target};
 use crate::tasks::{self, Kind};
@@ -19,6 +21,7 @@ use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::{Binding, Command, EndReason, Reply};
 use pontoon_raft::group::{Group, ProposeError};
 use pontoon_raft::machine::Machine as _;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,6 +95,8 @@ impl Sessions {
     async fn open_up(&self, ask: &Ask, absorbed: bool) -> Result<Opened, Fault> {
         let mut why = Why::NoSlot;
         let mut pass = self.0.limits.pass(ask.tenant);
+        let chosen = self.weighed(ask, &pass)?;
+        let ask: &Ask = chosen.as_ref().unwrap_or(ask);
         while !ask.left().is_zero() {
             let allowed = pass.allowed(ask)?;
             let ask: &Ask = &allowed;
@@ -141,40 +146,65 @@ impl Sessions {
         })
     }
 
-    /// Regions in the order in which they are tried: the own one, then by number.
-    fn groups_in_order(&self) -> Vec<(RegionId, Group<Directory>)> {
-        let mut groups = self.0.cluster.regions();
-        let own = self.0.cluster.catalog().state();
-        let own = own
-            .region_by_name(&self.0.region)
-            .map(|region| region.number);
-        groups.sort_by_key(|(region, _)| (Some(*region) != own, *region));
-        groups
+    /// The same ask for one of its versions, chosen by the weights of its function; none where they
+    /// don't count.
+    fn weighed(&self, ask: &Ask, pass: &Pass<'_>) -> Result<Option<Ask>, Fault> {
+        let catalog = self.0.cluster.catalog().state();
+        if ask.named || catalog.weights(ask.function).is_empty() {
+            return Ok(None);
+        }
+        let with_weight = Ask {
+            versions: route::with_weight(&catalog, ask.function, &ask.versions),
+            ..ask.clone()
+        };
+        if with_weight.versions.is_empty() {
+            return Err(Fault::FunctionNotFound);
+        }
+        // A version at its limit takes no part; where all are, that is the fault.
+        let allowed = pass.allowed(&with_weight)?;
+        let random = u64::from_le_bytes(crate::random::bytes());
+        let version = route::draw(&catalog, ask.function, &allowed.versions, random);
+        Ok(version.map(|version| Ask {
+            versions: Arc::new([version]),
+            ..ask.clone()
+        }))
+    }
+
+    /// Where this open may be tried, the best first.
+    fn ways(&self, ask: &Ask) -> Vec<(Way, Group<Directory>)> {
+        let groups: BTreeMap<_, _> = self.0.cluster.regions().into_iter().collect();
+        let catalog = self.0.cluster.catalog().state();
+        let own = catalog.region_by_name(&self.0.region);
+        let own = own.map(|region| region.number);
+        let regions: Vec<_> = groups.keys().copied().collect();
+        let ways = route::ways(&catalog, own, &regions, &ask.versions);
+        let with_group = |way: Way| Some((way.clone(), groups.get(&way.region)?.clone()));
+        ways.into_iter().filter_map(with_group).collect()
+    }
+
+    /// Whether a version may live in a region, as far as this replica of the catalog knows by now.
+    fn may_live(&self, ask: &Ask, region: RegionId, version: VersionId) -> bool {
+        let ways = self.ways(ask);
+        let mut ways = ways.iter().map(|(way, _)| way);
+        ways.any(|way| way.region == region && way.version.id == version)
     }
 
     /// Where to ask next, for which version, and whether to wait there.
     fn choose(&self, ask: &Ask) -> Result<(Group<Directory>, Arc<Version>, bool), Fault> {
-        let groups: Vec<_> = self
-            .groups_in_order()
-            .into_iter()
-            .filter(|(_, group)| group.connected())
-            .collect();
-        for (_, group) in &groups {
-            if let Some(version) = free_version(&group.state(), ask) {
-                return Ok((group.clone(), version, false));
-            }
+        let ways = self.ways(ask);
+        let connected = || ways.iter().filter(|(_, group)| group.connected());
+        let free =
+            |(way, group): &&(Way, Group<Directory>)| group.state().free_slots(way.version.id) > 0;
+        if let Some((way, group)) = connected().find(free) {
+            return Ok((group.clone(), way.version.clone(), false));
         }
-        let version = ask.versions.first().ok_or(Fault::FunctionNotFound)?.clone();
-        for (_, group) in &groups {
-            let state = group.state();
-            if let Some(version) = ask.versions.iter().find(|v| state.has_worker(v.id)) {
-                return Ok((group.clone(), version.clone(), true));
-            }
-        }
-        match groups.into_iter().next() {
-            Some((_, group)) => Ok((group, version, true)),
-            None => Err(Fault::DirectoryUnavailable),
-        }
+        let served =
+            |(way, group): &&(Way, Group<Directory>)| group.state().has_worker(way.version.id);
+        let (way, group) = connected()
+            .find(served)
+            .or_else(|| connected().next())
+            .ok_or(Fault::DirectoryUnavailable)?;
+        Ok((group.clone(), way.version.clone(), true))
     }
 
     async fn attempt(
@@ -224,7 +254,7 @@ impl Sessions {
                 }
                 Reply::Queued => {
                     pass.shown();
-                    match guard.wait_in_queue(ask).await? {
+                    match guard.wait_in_queue(ask, region, version.id).await? {
                         Some(binding) => binding,
                         None => return Ok(Attempt::Elsewhere(Why::NoSlot)),
                     }
@@ -249,6 +279,13 @@ impl Sessions {
                 };
             }
         };
+        if !self.may_live(ask, region, version.id) {
+            // The policy changed while it was on its way: its id was shown to nobody, and is ended.
+            return match guard.cancel(ask).await {
+                true => Ok(Attempt::Elsewhere(Why::NoSlot)),
+                false => Err(Fault::DirectoryUnavailable),
+            };
+        }
         let target = Target {
             id,
             region,
@@ -268,14 +305,6 @@ impl Sessions {
             }
         });
     }
-}
-
-/// The first of the versions with a free slot in this replica.
-fn free_version(state: &Directory, ask: &Ask) -> Option<Arc<Version>> {
-    ask.versions
-        .iter()
-        .find(|version| state.free_slots(version.id) > 0)
-        .cloned()
 }
 
 /// Cancels its open when it is dropped before it came to an end: the caller went away, whether by
@@ -328,9 +357,14 @@ impl OpenGuard<'_> {
         }
     }
 
-    /// Waits until the queue has served this open. `None`: it has left the queue, and another
-    /// region has a free slot.
-    async fn wait_in_queue(&mut self, ask: &Ask) -> Result<Option<Binding>, Fault> {
+    /// Waits until the queue has served this open. `None`: it has left the queue, because another
+    /// region has a free slot or it may not live here any more.
+    async fn wait_in_queue(
+        &mut self,
+        ask: &Ask,
+        region: RegionId,
+        version: VersionId,
+    ) -> Result<Option<Binding>, Fault> {
         loop {
             let state = self.group.state();
             if let Some(binding) = state.session(self.id).and_then(|session| session.binding()) {
@@ -351,7 +385,7 @@ impl OpenGuard<'_> {
             if ask.left().is_zero() {
                 return Err(Fault::NoWorkerInTime);
             }
-            if self.free_elsewhere(ask) {
+            if self.free_elsewhere(ask) || !self.sessions.may_live(ask, region, version) {
                 return match self.cancel(ask).await {
                     true => Ok(None),
                     false => Err(Fault::DirectoryUnavailable),
@@ -366,8 +400,9 @@ impl OpenGuard<'_> {
 
     fn free_elsewhere(&self, ask: &Ask) -> bool {
         let here = self.group.id();
-        self.sessions.groups_in_order().iter().any(|(_, group)| {
-            group.id() != here && group.connected() && free_version(&group.state(), ask).is_some()
+        self.sessions.ways(ask).iter().any(|(way, group)| {
+            let free = || group.state().free_slots(way.version.id) > 0;
+            group.id() != here && group.connected() && free()
         })
     }
 

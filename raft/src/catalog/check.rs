@@ -1,7 +1,7 @@
 //! The invariants of the catalog, and its indexes against a full scan.
 
 use super::audit::AUDIT_MAX;
-use super::command::{KeyKind, LIMITS_FORMAT, Limit, Limited, Standing};
+use super::command::{KeyKind, LIMITS_FORMAT, Limit, Limited, ROUTES_FORMAT, Spill, Standing};
 use super::limit::LIMITS_MAX;
 use super::{Catalog, Indexes};
 
@@ -79,6 +79,21 @@ pub(super) fn check(catalog: &Catalog) -> Result<(), String> {
         LIMITS_MAX
     };
     ensure(records.limits.len() <= room, "there are too many limits")?;
+    let weighed = records.weights.iter().all(|(function, weights)| {
+        let of = |id| records.versions.get(id).map(|one| one.function);
+        !weights.is_empty() && weights.iter().all(|(id, _)| of(id) == Some(*function))
+    });
+    ensure(weighed, "a weight is no version's of its function")?;
+    let placed = records
+        .spills
+        .iter()
+        .all(|(id, spill)| *spill != Spill::Any && records.versions.contains_key(id));
+    ensure(placed, "no version lives where it may")?;
+    let routed = !records.weights.is_empty() || !records.spills.is_empty();
+    ensure(
+        !routed || catalog.format() >= ROUTES_FORMAT,
+        "there are routes before their format",
+    )?;
     ensure(
         records.audit.len() <= AUDIT_MAX,
         "the audit trail is too long",

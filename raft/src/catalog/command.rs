@@ -126,6 +126,40 @@ pub enum Command {
         /// Whose doing, for the audit trail.
         actor: String,
     },
+    /// Divides the calls of a function that name no version between its versions; from format
+    /// [`ROUTES_FORMAT`] on.
+    SetWeights {
+        /// Whose versions.
+        function: FunctionId,
+        /// All weights at once; a version that is not named has 0. Empty: no weights.
+        weights: Vec<(VersionId, u32)>,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+    /// Says where sessions of a version may live; from format [`ROUTES_FORMAT`] on.
+    SetSpill {
+        /// Which version.
+        version: VersionId,
+        /// Where.
+        spill: Spill,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
+}
+
+/// The first entry format with weights and regions of versions.
+pub const ROUTES_FORMAT: u16 = 3;
+
+/// Where sessions of a version may live.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spill {
+    /// In the region of the node that the call came to, else in the nearest with a free slot.
+    #[default]
+    Any,
+    /// In the region of the node that the call came to, and nowhere else.
+    Home,
+    /// In these regions and nowhere else, tried in this order.
+    Only(Vec<RegionId>),
 }
 
 /// The first entry format with limits: builds that write an older one know none.

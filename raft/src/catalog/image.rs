@@ -3,7 +3,7 @@
 //! The format in the settings says what follows the first part, so that a catalog in which no entry
 //! of a newer format was applied is written as older builds write it, and read by them.
 
-use super::command::LIMITS_FORMAT;
+use super::command::{LIMITS_FORMAT, ROUTES_FORMAT};
 use super::{Catalog, Indexes, Records};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple as _;
@@ -16,6 +16,11 @@ pub(super) struct Image(Records);
 /// Whether limits follow the first part.
 fn has_limits(records: &Records) -> bool {
     records.settings.format >= LIMITS_FORMAT
+}
+
+/// Whether weights and regions of versions follow the limits.
+fn has_routes(records: &Records) -> bool {
+    records.settings.format >= ROUTES_FORMAT
 }
 
 impl From<Catalog> for Image {
@@ -37,16 +42,21 @@ impl Serialize for Image {
         if !has_limits(records) {
             return records.serialize(to);
         }
-        let mut parts = to.serialize_tuple(2)?;
+        let routes = has_routes(records);
+        let mut parts = to.serialize_tuple(if routes { 4 } else { 2 })?;
         parts.serialize_element(records)?;
         parts.serialize_element(&records.limits)?;
+        if routes {
+            parts.serialize_element(&records.weights)?;
+            parts.serialize_element(&records.spills)?;
+        }
         parts.end()
     }
 }
 
 impl<'de> Deserialize<'de> for Image {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Image, D::Error> {
-        from.deserialize_tuple(2, Parts)
+        from.deserialize_tuple(4, Parts)
     }
 }
 
@@ -64,6 +74,10 @@ impl<'de> Visitor<'de> for Parts {
         let mut records: Records = parts.next_element()?.ok_or_else(missing)?;
         if has_limits(&records) {
             records.limits = parts.next_element()?.ok_or_else(missing)?;
+        }
+        if has_routes(&records) {
+            records.weights = parts.next_element()?.ok_or_else(missing)?;
+            records.spills = parts.next_element()?.ok_or_else(missing)?;
         }
         Ok(Image(records))
     }

@@ -17,6 +17,7 @@ mod key;
 mod limit;
 mod node;
 mod region;
+pub mod route;
 mod settings;
 mod tenant;
 mod valid;
@@ -31,7 +32,8 @@ pub use settings::Settings;
 
 use crate::machine::{Clock, Machine};
 use command::{
-    Command, Effect, Function, Key, Limit, Limited, Node, Region, Reply, Standing, Tenant, Version,
+    Command, Effect, Function, Key, Limit, Limited, Node, Region, Reply, Spill, Standing, Tenant,
+    Version,
 };
 use image::Image;
 use imbl::{OrdMap, OrdSet, Vector};
@@ -64,6 +66,12 @@ struct Records {
     /// Only those that bound something. From `LIMITS_FORMAT` on.
     #[serde(skip)]
     limits: OrdMap<Limited, Limit>,
+    /// Only of functions whose versions have weights. From `ROUTES_FORMAT` on.
+    #[serde(skip)]
+    weights: OrdMap<FunctionId, Vec<(VersionId, u32)>>,
+    /// Only of versions that may not live anywhere. From `ROUTES_FORMAT` on.
+    #[serde(skip)]
+    spills: OrdMap<VersionId, Spill>,
 }
 
 /// What follows from the records.
@@ -182,6 +190,16 @@ impl Machine for Catalog {
                 Ok(())
             }
             Command::SetLimit { of, change, actor } => self.set_limit(index, of, change, &actor),
+            Command::SetWeights {
+                function,
+                weights,
+                actor,
+            } => self.set_weights(index, function, weights, &actor),
+            Command::SetSpill {
+                version,
+                spill,
+                actor,
+            } => self.set_spill(index, version, spill, &actor),
         };
         outcome.err().unwrap_or(Reply::Done)
     }

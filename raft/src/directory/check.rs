@@ -67,11 +67,12 @@ fn slots(state: &Directory) -> Result<(), String> {
     Ok(())
 }
 
-/// Queued opens hold no slot, and places in a queue are given once.
+/// Queued opens hold no slot; places in a queue and turns are given once; and only the first open of a
+/// tenant has a turn, which is no earlier than its own place.
 fn queues(state: &Directory) -> Result<(), String> {
     let mut places: BTreeSet<(VersionId, u64)> = BTreeSet::new();
     for session in state.sessions.values() {
-        let State::Queued(waiting) = &session.state else {
+        let Some(waiting) = session.waiting() else {
             continue;
         };
         ensure(session.entries.is_empty(), || {
@@ -80,6 +81,16 @@ fn queues(state: &Directory) -> Result<(), String> {
         ensure(
             waiting.arrival <= state.arrivals && places.insert((session.version, waiting.arrival)),
             || format!("3: queued {} shares its place", session.id),
+        )?;
+        let Some(turn) = session.turn() else { continue };
+        let first = state.indexes.first_of(session.version, session.tenant);
+        ensure(first == Some((session.id, turn)), || {
+            format!("3: queued {} has a turn and is not first", session.id)
+        })?;
+        let drawn = (waiting.arrival + 1)..=state.arrivals;
+        ensure(
+            drawn.contains(&turn) && places.insert((session.version, turn)),
+            || format!("3: queued {} has no turn of its own", session.id),
         )?;
     }
     Ok(())
@@ -90,7 +101,7 @@ fn entries(state: &Directory) -> Result<(), String> {
     for session in state.sessions.values() {
         let inside = session.entries.iter().any(|entry| entry.inside);
         let right = match session.state {
-            State::Queued(_) => true,
+            State::Queued(_) | State::Next(..) => true,
             State::Bound(_) => inside,
             State::Held(..) => !inside,
         };
@@ -124,6 +135,7 @@ fn indexes(kept: &Indexes, fresh: &Indexes) -> Result<(), String> {
     same("idle", &kept.idle, &fresh.idle)?;
     same("stakes", &kept.stakes, &fresh.stakes)?;
     same("queue", &kept.queue, &fresh.queue)?;
+    same("turns", &kept.turns, &fresh.turns)?;
     same("queued_by", &kept.queued_by, &fresh.queued_by)?;
     same("tally", &kept.tally, &fresh.tally)?;
     same("free", &kept.free, &fresh.free)?;

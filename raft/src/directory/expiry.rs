@@ -74,8 +74,13 @@ impl Step<'_> {
         };
         let version = session.version;
         let reason = match &session.state {
-            State::Queued(waiting) if self.state.boot_over(waiting.at) => EndReason::NodeLost,
-            State::Queued(_) => EndReason::TimedOut,
+            State::Queued(waiting) | State::Next(waiting, _) => {
+                if self.state.boot_over(waiting.at) {
+                    EndReason::NodeLost
+                } else {
+                    EndReason::TimedOut
+                }
+            }
             State::Bound(binding) | State::Held(binding, _) => {
                 if self.state.indexes.is_lost(binding.worker) {
                     EndReason::WorkerLost
@@ -175,6 +180,9 @@ impl Step<'_> {
                 binding,
             });
             self.bury(id, reason);
+            if let Some(turn) = session.turn() {
+                self.pass_turn(session.version, session.tenant, turn);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::index::Indexes;
 use super::session::Session;
 use super::worker::Worker;
 use super::{Directory, Life, Tomb, dense};
+use crate::group::FORMAT;
 use crate::machine::Clock;
 use imbl::OrdMap;
 use pontoon_proto::id::{NodeId, RegionId, RequestId, WorkerId};
@@ -50,6 +51,7 @@ impl From<Directory> for Image {
             tombs,
             lost,
             indexes: _,
+            format: _,
         } = from;
         Image {
             region,
@@ -90,6 +92,7 @@ impl From<Image> for Directory {
             tombs,
             lost,
             indexes,
+            format: FORMAT,
         }
     }
 }

@@ -39,8 +39,11 @@ pub(super) struct Indexes {
     pub(super) idle: OrdSet<(WorkerId, Clock, RequestId)>,
     /// What each node's lives have here.
     pub(super) stakes: Stakes,
-    /// Waiting opens by version, in arrival order.
-    pub(super) queue: OrdSet<(VersionId, u64, RequestId)>,
+    /// Waiting opens by version, tenant and arrival, with the turn that a tenant has whose first one
+    /// it is.
+    pub(super) queue: OrdMap<(VersionId, TenantId, u64), (RequestId, u64)>,
+    /// Tenants with waiting opens by version, in the order of their turns.
+    pub(super) turns: OrdSet<(VersionId, u64, TenantId)>,
     /// How many opens of a tenant wait for a version.
     pub(super) queued_by: OrdMap<(VersionId, TenantId), u32>,
     /// Ready workers with a free slot, least loaded first.
@@ -106,8 +109,33 @@ struct Shown {
 struct Keys {
     slot: Option<(WorkerId, u32)>,
     idle: Option<(WorkerId, Clock)>,
-    queue: Option<(VersionId, u64, TenantId)>,
+    queue: Option<Place>,
     due: Option<Clock>,
+}
+
+/// Where a waiting open stands.
+#[derive(Clone, Copy, PartialEq)]
+struct Place {
+    version: VersionId,
+    tenant: TenantId,
+    arrival: u64,
+    turn: u64,
+}
+
+impl Place {
+    fn of(session: &Session) -> Option<Place> {
+        let arrival = session.waiting()?.arrival;
+        Some(Place {
+            version: session.version,
+            tenant: session.tenant,
+            arrival,
+            turn: session.turn().unwrap_or(arrival),
+        })
+    }
+
+    fn key(&self) -> (VersionId, TenantId, u64) {
+        (self.version, self.tenant, self.arrival)
+    }
 }
 
 impl Keys {
@@ -116,18 +144,15 @@ impl Keys {
             return Keys::default();
         };
         let binding = session.binding();
-        let (queue, due) = match &session.state {
-            State::Queued(waiting) => (
-                Some((session.version, waiting.arrival, session.tenant)),
-                Some(waiting.deadline),
-            ),
-            State::Bound(_) => (None, None),
-            State::Held(_, hold) => (None, Some(hold.ends())),
+        let due = match &session.state {
+            State::Queued(waiting) | State::Next(waiting, _) => Some(waiting.deadline),
+            State::Bound(_) => None,
+            State::Held(_, hold) => Some(hold.ends()),
         };
         Keys {
             slot: binding.map(|binding| (binding.worker, binding.slot)),
             idle: binding.and_then(|binding| Some((binding.worker, session.idle_since()?))),
-            queue,
+            queue: Place::of(session),
             due,
         }
     }
@@ -135,9 +160,9 @@ impl Keys {
 
 /// The lives in which a session has something at stake.
 fn stakes(session: Option<&Session>) -> impl Iterator<Item = (NodeBoot, Stake)> + '_ {
-    let waiting = session.and_then(|session| match &session.state {
-        State::Queued(waiting) => Some((waiting.at, Stake::Waiting(session.id))),
-        _ => None,
+    let waiting = session.and_then(|session| {
+        let waiting = session.waiting()?;
+        Some((waiting.at, Stake::Waiting(session.id)))
     });
     let inside = session.into_iter().flat_map(|session| {
         let entries = session.entries.iter().filter(|entry| entry.inside);
@@ -187,14 +212,7 @@ impl Indexes {
         }
         self.moved(Due::Session(id), old.due, new.due);
         if old.queue != new.queue {
-            if let Some((version, arrival, tenant)) = old.queue {
-                self.queue.remove(&(version, arrival, id));
-                self.count_queued(version, tenant, -1);
-            }
-            if let Some((version, arrival, tenant)) = new.queue {
-                self.queue.insert((version, arrival, id));
-                self.count_queued(version, tenant, 1);
-            }
+            self.place_changed(id, old.queue, new.queue);
         }
         if (old.slot, old.idle) != (new.slot, new.idle) {
             if let Some((worker, since)) = old.idle {
@@ -209,6 +227,34 @@ impl Indexes {
             if let Some((worker, _)) = new.slot.or(old.slot) {
                 self.show(worker);
             }
+        }
+    }
+
+    fn place_changed(&mut self, id: RequestId, old: Option<Place>, new: Option<Place>) {
+        let Some(Place {
+            version, tenant, ..
+        }) = new.or(old)
+        else {
+            return;
+        };
+        let before = self.first_of(version, tenant);
+        if let Some(old) = old {
+            self.queue.remove(&old.key());
+        }
+        if let Some(new) = new {
+            self.queue.insert(new.key(), (id, new.turn));
+        }
+        let after = self.first_of(version, tenant);
+        if let Some((_, turn)) = before {
+            self.turns.remove(&(version, turn, tenant));
+        }
+        if let Some((_, turn)) = after {
+            self.turns.insert((version, turn, tenant));
+        }
+        match (old, new) {
+            (None, Some(_)) => self.count_queued(version, tenant, 1),
+            (Some(_), None) => self.count_queued(version, tenant, -1),
+            _ => {}
         }
     }
 
@@ -383,10 +429,21 @@ impl Indexes {
         self.queued_by.get(&(version, tenant)).copied().unwrap_or(0)
     }
 
-    /// The first of a version's queue.
+    /// The first of a version's queue: the first open of the tenant whose turn it is.
     pub(super) fn first_queued(&self, version: VersionId) -> Option<RequestId> {
-        let all = (version, 0, RequestId(ID_MIN))..=(version, u64::MAX, RequestId(ID_MAX));
-        self.queue.range(all).next().map(|&(_, _, id)| id)
+        let all = (version, 0, TenantId(ID_MIN))..=(version, u64::MAX, TenantId(ID_MAX));
+        let &(_, _, tenant) = self.turns.range(all).next()?;
+        self.first_of(version, tenant).map(|(id, _)| id)
+    }
+
+    /// The first of a tenant's opens that wait for a version, and the tenant's turn.
+    pub(super) fn first_of(
+        &self,
+        version: VersionId,
+        tenant: TenantId,
+    ) -> Option<(RequestId, u64)> {
+        let all = (version, tenant, 0)..=(version, tenant, u64::MAX);
+        self.queue.range(all).next().map(|(_, first)| *first)
     }
 
     /// The ready worker of a version with the fewest sessions that has a free slot.

@@ -57,7 +57,7 @@ pub struct Directory {
     clock: Clock,
     /// The last binding index given.
     bindings: u64,
-    /// The last place in a queue given.
+    /// The last place in a queue, or turn, given.
     arrivals: u64,
     sessions: OrdMap<RequestId, Arc<Session>>,
     workers: OrdMap<WorkerId, Arc<Worker>>,
@@ -66,6 +66,8 @@ pub struct Directory {
     /// Workers that are gone for good, until when that is remembered.
     lost: OrdMap<WorkerId, Clock>,
     indexes: Indexes,
+    /// The format of the entry that is being applied; it comes with each and is in no snapshot.
+    format: u16,
 }
 
 /// What is kept of an ended session.
@@ -197,6 +199,10 @@ impl Machine for Directory {
 
     fn clock(&self) -> Clock {
         self.clock
+    }
+
+    fn governed_by(&mut self, format: u16) {
+        self.format = format;
     }
 
     fn apply(

@@ -1,6 +1,10 @@
 //! Who gets the next slot.
 //!
-//! Per version, in arrival order. The slot is the lowest free one of the least loaded ready worker;
+//! Per version, tenants take turns, and within a tenant it goes by arrival. A tenant's turn is the
+//! arrival of its first waiting open, or a number drawn when it was last served, where that is later:
+//! arrivals and turns are counted together, so who comes anew stands behind everybody who has not been
+//! served since, and nobody waits for more than one open of each other tenant. The drawn number is
+//! kept in the record of the tenant's first open ([`State::Next`]). The slot is the lowest free one of the least loaded ready worker;
 //! where there is none, that of the session which has been held longest after a clean close, when
 //! that is more than [`PREEMPT_AFTER`]. A waiting open whose node's life is over is passed over and
 //! ended; it never costs a slot.
@@ -21,6 +25,10 @@ pub const QUEUE_MAX: u32 = 10_000;
 /// How many of them may be one tenant's, so that one tenant's flood leaves room for the others.
 pub const QUEUE_TENANT_MAX: u32 = 1_000;
 
+/// The entry format from which on tenants take turns. Entries of older ones are applied as builds that
+/// know no turns apply them, so that replicas agree while a cluster is upgraded.
+pub const TURNS_FORMAT: u16 = 3;
+
 /// How long a session is safe after a clean close: a client that means to go on has dialed again
 /// by then.
 pub const PREEMPT_AFTER: Duration = Duration::from_secs(5);
@@ -38,7 +46,7 @@ impl Step<'_> {
             let Some(session) = self.state.sessions.get(&id).cloned() else {
                 return;
             };
-            let State::Queued(waiting) = session.state else {
+            let Some(waiting) = session.waiting().copied() else {
                 return;
             };
             if self.state.boot_over(waiting.at) {
@@ -56,6 +64,7 @@ impl Step<'_> {
                     return;
                 }
                 let binding = self.bind(Session::clone(&session), worker, waiting.at, waiting.seq);
+                self.served(version, session.tenant);
                 self.effects.push(Effect::Bound { id, binding });
             } else if let Some(victim) = self.preemptible(version) {
                 if !self.spend() {
@@ -65,6 +74,29 @@ impl Step<'_> {
             } else {
                 return;
             }
+        }
+    }
+
+    /// A tenant was served: whoever waits beside it comes first now.
+    fn served(&mut self, version: VersionId, tenant: TenantId) {
+        if self.state.format >= TURNS_FORMAT {
+            self.state.arrivals += 1;
+            self.pass_turn(version, tenant, self.state.arrivals);
+        }
+    }
+
+    /// The first of a tenant's waiting opens, if there is one, has this turn.
+    pub(super) fn pass_turn(&mut self, version: VersionId, tenant: TenantId, turn: u64) {
+        let first = self.state.indexes.first_of(version, tenant);
+        let first = first.and_then(|(id, _)| self.state.sessions.get(&id));
+        if let Some(first) = first
+            && let Some(waiting) = first.waiting().copied()
+        {
+            let next = Session {
+                state: State::Next(waiting, turn),
+                ..Session::clone(first)
+            };
+            self.state.put_session(next);
         }
     }
 
@@ -130,7 +162,7 @@ impl Step<'_> {
         binding
     }
 
-    /// Puts an open at the end of its version's queue.
+    /// Puts an open at the end of its tenant's part of its version's queue.
     pub(super) fn enqueue(&mut self, session: Session, at: NodeBoot, seq: u64, wait: Duration) {
         self.state.arrivals += 1;
         let waiting = Waiting {

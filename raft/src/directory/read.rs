@@ -172,7 +172,9 @@ impl Directory {
     /// nobody waits for it any more.
     fn overtaken(&self, session: &Session) -> Option<EndReason> {
         match &session.state {
-            State::Queued(waiting) => self.boot_over(waiting.at).then_some(EndReason::NodeLost),
+            State::Queued(waiting) | State::Next(waiting, _) => {
+                self.boot_over(waiting.at).then_some(EndReason::NodeLost)
+            }
             State::Bound(binding) | State::Held(binding, _) => self
                 .indexes
                 .is_lost(binding.worker)

@@ -12,6 +12,8 @@
 //!                           Ended(reason): a tombstone for 60 s, then nothing
 //! ```
 //!
+//! Queued has a second form, Next, which is that of a tenant's first open after its tenant was served.
+//!
 //! A binding is written once, in the step to Bound or Held, and never changes. Entries of a boot that
 //! is over don't count; they are removed when the session is next touched or swept
 //! ([`Session::settled`]), and readers see through them
@@ -80,6 +82,10 @@ pub enum State {
     Bound(Binding),
     /// It has a worker and no connection.
     Held(Binding, Hold),
+    /// It waits for a slot and is the first of its tenant, which was served before: this is its
+    /// tenant's turn, by the count of [`Waiting::arrival`]. Only from
+    /// [`TURNS_FORMAT`](super::queue::TURNS_FORMAT) on.
+    Next(Waiting, u64),
 }
 
 /// A queued open.
@@ -89,7 +95,7 @@ pub struct Waiting {
     pub at: NodeBoot,
     /// The sequence of the first `Enter`.
     pub seq: u64,
-    /// Its place in the queue: lower is earlier.
+    /// Its place among its tenant's: lower is earlier.
     pub arrival: u64,
     /// When it has waited for too long.
     pub deadline: Clock,
@@ -140,8 +146,24 @@ impl Session {
     /// Where it lives; none while it is queued.
     pub fn binding(&self) -> Option<Binding> {
         match self.state {
-            State::Queued(_) => None,
+            State::Queued(_) | State::Next(..) => None,
             State::Bound(binding) | State::Held(binding, _) => Some(binding),
+        }
+    }
+
+    /// How it waits; none once it has a worker.
+    pub fn waiting(&self) -> Option<&Waiting> {
+        match &self.state {
+            State::Queued(waiting) | State::Next(waiting, _) => Some(waiting),
+            State::Bound(_) | State::Held(..) => None,
+        }
+    }
+
+    /// The turn that its tenant has through it.
+    pub(super) fn turn(&self) -> Option<u64> {
+        match &self.state {
+            State::Next(_, turn) => Some(*turn),
+            State::Queued(_) | State::Bound(_) | State::Held(..) => None,
         }
     }
 
@@ -438,7 +460,7 @@ impl Directory {
         match &session.state {
             State::Held(_, hold) => Some(*hold),
             State::Bound(_) => session.lost_hold(&self.lives),
-            State::Queued(_) => None,
+            State::Queued(_) | State::Next(..) => None,
         }
     }
 

@@ -40,8 +40,9 @@ pub(crate) struct Batch {
 }
 
 /// The newest entry format that this build applies. What leaders write is a setting of the catalog,
-/// which rises only when every node's build knows it. 2: the catalog has limits.
-pub const FORMAT: u16 = 2;
+/// which rises only when every node's build knows it. 2: the catalog has limits. 3: it has the routes of
+/// versions, and tenants take turns in a directory's queues.
+pub const FORMAT: u16 = 3;
 
 /// Writes a view of a state; seconds for a large one, so it is called where that hurts nobody.
 type WriteState = Box<dyn FnOnce(&mut SnapshotWriter) -> io::Result<()> + Send + Sync>;
@@ -103,6 +104,7 @@ impl<M: Machine> Applier for Typed<M> {
             return Err(Corrupt::Version(batch.format.min(255) as u8));
         }
         let now = self.machine.clock().advanced_to(batch.stamp);
+        self.machine.governed_by(batch.format);
         let mut replies = Replies::default();
         for command in &batch.commands {
             let command = codec::decode(command)?;

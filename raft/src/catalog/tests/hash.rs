@@ -1,8 +1,9 @@
 //! The state hash: it covers every bit of every record.
 
 use super::limits::set;
+use super::routes::{only, spill, weigh};
 use super::rules::{World, client, key, node, region, worker};
-use crate::catalog::command::{Command, LIMITS_FORMAT, Limited, Reply};
+use crate::catalog::command::{Command, Limited, ROUTES_FORMAT, Reply};
 use crate::catalog::{Catalog, Records};
 use crate::machine::{Machine, flipped, reborn};
 use imbl::OrdMap;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 /// A catalog with records of every kind.
 fn varied() -> Catalog {
     let mut world = World::with_two_tenants();
-    let format = LIMITS_FORMAT;
+    let format = ROUTES_FORMAT;
     let of = Limited::Tenant(pontoon_proto::id::TenantId(uuid::Uuid::from_u128(1)));
     for command in [
         Command::RaiseFormat { format },
@@ -20,6 +21,8 @@ fn varied() -> Catalog {
         key(32, 2, worker(2, 22)),
         region(1, "here", &[1, 2, 3]),
         node(1, 4, "one", 7001),
+        weigh(11, &[(21, 95)]),
+        spill(21, only(&[1])),
     ] {
         assert_eq!(world.say(command), Reply::Done);
     }
@@ -63,6 +66,8 @@ fn a_bit_in_any_record_changes_the_state_hash() {
         settings,
         audit,
         limits,
+        weights,
+        spills,
     } = state.records.clone();
     planted_all!(&state, tenants, keys, functions, versions, regions, nodes);
     for (place, record) in audit.iter().enumerate() {
@@ -73,6 +78,16 @@ fn a_bit_in_any_record_changes_the_state_hash() {
     for (of, limit) in limits {
         planted(&state, "limits", flipped(&limit), |other, one| {
             other.limits.insert(of, one);
+        });
+    }
+    for (of, weights) in weights {
+        planted(&state, "weights", flipped(&weights), |other, one| {
+            other.weights.insert(of, one);
+        });
+    }
+    for (of, spill) in spills {
+        planted(&state, "spills", flipped(&spill), |other, one| {
+            other.spills.insert(of, one);
         });
     }
     planted(&state, "settings", flipped(&settings), |other, one| {
@@ -89,7 +104,7 @@ fn a_record_more_or_less_changes_the_state_hash() {
         *map = map.without_min().1;
     }
     let state = varied();
-    let changes: [fn(&mut Records); 8] = [
+    let changes: [fn(&mut Records); 10] = [
         |records| first(&mut records.tenants),
         |records| first(&mut records.keys),
         |records| first(&mut records.functions),
@@ -98,6 +113,8 @@ fn a_record_more_or_less_changes_the_state_hash() {
         |records| first(&mut records.nodes),
         |records| drop(records.audit.pop_front()),
         |records| first(&mut records.limits),
+        |records| first(&mut records.weights),
+        |records| first(&mut records.spills),
     ];
     for (number, change) in changes.iter().enumerate() {
         let mut other = state.clone();

@@ -4,4 +4,5 @@ mod hash;
 mod limits;
 mod members;
 mod pins;
+mod routes;
 mod rules;

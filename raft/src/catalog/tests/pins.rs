@@ -168,6 +168,16 @@ fn commands() -> Vec<Command> {
             },
             actor: actor(),
         },
+        Command::SetWeights {
+            function: FunctionId(id(3)),
+            weights: vec![(VersionId(id(4)), 95)],
+            actor: actor(),
+        },
+        Command::SetSpill {
+            version: VersionId(id(4)),
+            spill: Spill::Only(vec![RegionId(1)]),
+            actor: actor(),
+        },
     ]
 }
 
@@ -194,7 +204,11 @@ fn state() -> Catalog {
     let lasting = commands().into_iter().filter(|command| {
         let removes = matches!(
             command,
-            Command::RemoveNode { .. } | Command::RemoveRegion { .. } | Command::SetLimit { .. }
+            Command::RemoveNode { .. }
+                | Command::RemoveRegion { .. }
+                | Command::SetLimit { .. }
+                | Command::SetWeights { .. }
+                | Command::SetSpill { .. }
         );
         !removes
     });
@@ -233,12 +247,44 @@ fn limited_state() -> Catalog {
     state
 }
 
+/// The same under a newer format, with weights and regions.
+fn routed_state() -> Catalog {
+    let mut state = limited_state();
+    let format = ROUTES_FORMAT;
+    let before = [
+        Command::PutNode(Node { format, ..node() }),
+        Command::RaiseFormat { format },
+        Command::SetVersionState {
+            id: VersionId(id(4)),
+            state: VersionState::Active,
+            actor: actor(),
+        },
+    ];
+    let all = commands();
+    let routes = all.into_iter().filter(|command| {
+        matches!(
+            command,
+            Command::SetWeights { .. } | Command::SetSpill { .. }
+        )
+    });
+    for (command, index) in before.into_iter().chain(routes).zip(200..) {
+        let reply = state.apply(index, Clock(index * 100), command, &mut Vec::new());
+        assert_eq!(reply, Reply::Done);
+    }
+    state.check().unwrap();
+    state
+}
+
 #[test]
 fn what_a_catalog_writes_keeps_its_bytes() {
     let mut golden = Golden::of("catalog-");
     golden.variants("command", Kind::Command, Catalog::KIND, &commands());
     golden.variants("reply", Kind::Reply, Catalog::KIND, &replies());
-    for (name, state) in [("state", state()), ("state-limits", limited_state())] {
+    for (name, state) in [
+        ("state", state()),
+        ("state-limits", limited_state()),
+        ("state-routes", routed_state()),
+    ] {
         let mut bytes = Vec::new();
         codec::write_state(&state, &mut bytes).unwrap();
         let found = golden.bytes(name, &bytes);
@@ -262,5 +308,6 @@ fn values_keep_their_places_in_the_log() {
         Limited::Tenant(TenantId(id(1))),
         Limited::Version(VersionId(id(1))),
     ]);
+    places(&[Spill::Any, Spill::Home, Spill::Only(vec![])]);
     places(&[Standing::Member, Standing::Dead, Standing::Removed]);
 }

@@ -4,11 +4,11 @@
 //! times as fast as a million single changes, and takes at most 40 MB beside the million sessions
 //! (the largest item of an index has 40 bytes). Tests compare the outcome with that of the changes.
 
-use super::{Due, Indexes, Keys, Slots, Stake, stakes};
+use super::{Due, Indexes, Keys, Place, Slots, Stake, stakes};
 use crate::directory::dense;
 use crate::directory::image::Image;
 use crate::directory::session::Session;
-use pontoon_proto::id::{NodeBoot, RequestId, TenantId, VersionId, WorkerId};
+use pontoon_proto::id::{NodeBoot, RequestId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one session gives to each index.
@@ -92,17 +92,25 @@ impl Indexes {
 
     fn fill_queues(&mut self, image: &Image) {
         let queued = keys(image).filter_map(|(id, keys)| Some((keys.queue?, id)));
-        let queued: Vec<((VersionId, u64, TenantId), RequestId)> = queued.collect();
+        let mut queued: Vec<(Place, RequestId)> = queued.collect();
+        queued.sort_unstable_by_key(|(place, _)| place.key());
         let mut versions = BTreeSet::new();
-        for ((version, _, tenant), _) in &queued {
-            versions.insert(*version);
-            *self.queued_by.entry((*version, *tenant)).or_insert(0) += 1;
-            self.pools.entry(*version).or_default().queued += 1;
+        let mut queue = dense::Builder::new();
+        for (place, id) in queued {
+            let Place {
+                version, tenant, ..
+            } = place;
+            versions.insert(version);
+            let count = self.queued_by.entry((version, tenant)).or_insert(0);
+            *count += 1;
+            // The first of each tenant has its tenant's turn.
+            if *count == 1 {
+                self.turns.insert((version, place.turn, tenant));
+            }
+            self.pools.entry(version).or_default().queued += 1;
+            queue.push(place.key(), (id, place.turn));
         }
-        let places = queued
-            .into_iter()
-            .map(|((version, arrival, _), id)| (version, arrival, id));
-        self.queue = dense::set(places.collect());
+        self.queue = queue.finish();
         for version in versions {
             let pool = self.pool(version);
             self.put_pool(version, pool);

@@ -69,6 +69,7 @@ fn a_bit_in_any_record_changes_the_state_hash() {
         tombs,
         lost,
         indexes: _,
+        format: _,
     } = state.clone();
     for (id, record) in sessions {
         planted(&state, "session", flipped(&*record), |other, one| {

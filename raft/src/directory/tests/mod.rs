@@ -9,3 +9,4 @@ mod oracle;
 mod pins;
 mod rules;
 mod script;
+mod turns;

@@ -51,7 +51,7 @@ fn opens() -> impl Strategy<Value = (u64, u64, u64, NodeBoot, u64, u64, u64, boo
     (
         0..SESSIONS,
         1..=2u64,
-        1..=2u64,
+        1..=3u64,
         boots(),
         wait,
         window,

@@ -7,13 +7,15 @@
 use super::script::REGION;
 use crate::directory::command::{AttachRefusal, Binding, Command, DrainReason, EndReason, Reply};
 use crate::machine::Clock;
-use pontoon_proto::id::{NodeBoot, NodeId, RequestId, VersionId, WorkerId};
+use pontoon_proto::id::{NodeBoot, NodeId, RequestId, TenantId, VersionId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub(super) struct Oracle {
     pub(super) now: u64,
     arrivals: u64,
+    /// When a tenant was last served from a version's queue, by the count of arrivals.
+    served: BTreeMap<(VersionId, TenantId), u64>,
     over: BTreeMap<NodeId, u64>,
     pub(super) sessions: BTreeMap<RequestId, Session>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
@@ -23,12 +25,12 @@ pub(super) struct Oracle {
 
 #[derive(Clone)]
 pub(super) struct Session {
+    tenant: TenantId,
     version: VersionId,
     window: u64,
     stays: bool,
     absorbed: bool,
-    /// Place, deadline, owner and its sequence.
-    queued: Option<(u64, u64, NodeBoot, u64)>,
+    queued: Option<Queued>,
     pub(super) binding: Option<Binding>,
     /// (boot, sequence, inside)
     entries: BTreeMap<NodeId, (u64, u64, bool)>,
@@ -45,6 +47,9 @@ pub(super) struct Worker {
     failed: u32,
     lost_at: Option<u64>,
 }
+
+/// Place, deadline, owner and its sequence.
+type Queued = (u64, u64, NodeBoot, u64);
 
 /// What happens by itself, in this order at one clock.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -207,6 +212,7 @@ impl Oracle {
             }
             Command::Open {
                 id,
+                tenant,
                 version,
                 at,
                 seq,
@@ -225,6 +231,7 @@ impl Oracle {
                 }
                 self.retire(at.node, at.boot - 1);
                 let session = Session {
+                    tenant,
                     version,
                     window: window_ms,
                     stays: absorbed || window_asked,
@@ -468,20 +475,15 @@ impl Oracle {
 
     fn serve(&mut self, version: VersionId) {
         loop {
-            let waiting = self
-                .sessions
-                .iter()
-                .filter(|(_, one)| one.version == version);
-            let first = waiting
-                .filter_map(|(id, one)| Some((one.queued?, *id)))
-                .min_by_key(|one| one.0.0);
-            let Some(((_, deadline, at, seq), id)) = first else {
+            let Some((id, (_, deadline, at, seq))) = self.next(version) else {
                 return;
             };
             if deadline <= self.now {
                 self.finish(id, EndReason::TimedOut);
             } else if let Some(worker) = self.pick(version) {
                 let session = self.sessions[&id].clone();
+                self.arrivals += 1;
+                self.served.insert((version, session.tenant), self.arrivals);
                 self.bind(id, session, worker, at, seq);
             } else if let Some(victim) = self.victim(version) {
                 self.finish(victim, EndReason::Preempted);
@@ -489,6 +491,27 @@ impl Oracle {
                 return;
             }
         }
+    }
+
+    /// Whoever waits of the tenant that has come first, or was served, longest ago.
+    fn next(&self, version: VersionId) -> Option<(RequestId, Queued)> {
+        let of = self.sessions.iter().filter(|one| one.1.version == version);
+        let mut firsts: BTreeMap<TenantId, (RequestId, Queued)> = BTreeMap::new();
+        for (id, one) in of {
+            let Some(queued) = one.queued else { continue };
+            let first = firsts.entry(one.tenant).or_insert((*id, queued));
+            if queued.0 < first.1.0 {
+                *first = (*id, queued);
+            }
+        }
+        let since = |tenant: TenantId, arrival: u64| {
+            let served = self.served.get(&(version, tenant));
+            served.map_or(arrival, |served| arrival.max(*served))
+        };
+        let next = firsts
+            .into_iter()
+            .min_by_key(|(tenant, (_, queued))| since(*tenant, queued.0));
+        next.map(|(_, next)| next)
     }
 
     fn victim(&self, version: VersionId) -> Option<RequestId> {

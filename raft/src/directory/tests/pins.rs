@@ -2,10 +2,10 @@
 
 use super::script::{Ask, World, at, session, version, worker};
 use crate::codec::{self, Role};
-use crate::directory::Directory;
 use crate::directory::command::*;
+use crate::directory::{Directory, State};
 use crate::golden::{Golden, places};
-use crate::machine::{Clock, Machine};
+use crate::machine::Machine;
 use bytes::Bytes;
 use pontoon_proto::id::FunctionId;
 use uuid::Uuid;
@@ -127,19 +127,40 @@ fn state() -> Directory {
     world.state
 }
 
+/// The same with a tenant that was served from the queue and waits for its next turn.
+fn state_with_turns() -> Directory {
+    let mut world = World::with_worker(1);
+    for number in 1..=4 {
+        let ask = Ask {
+            tenant: number / 3,
+            ..Ask::default()
+        };
+        world.open(number, ask);
+    }
+    world.cancel(1);
+    let next = world.state.session(session(3)).map(|one| &one.state);
+    assert!(matches!(next, Some(State::Queued(_))), "{next:?}");
+    world.open(5, Ask::default());
+    world.end(2, EndReason::Released);
+    let next = world.state.session(session(4)).map(|one| &one.state);
+    assert!(matches!(next, Some(State::Next(..))), "{next:?}");
+    world.state
+}
+
 #[test]
 fn what_a_directory_writes_keeps_its_bytes() {
     let mut golden = Golden::of("directory-");
     golden.variants("command", Role::Command, Directory::KIND, &commands());
     golden.variants("reply", Role::Reply, Directory::KIND, &replies());
-    let state = state();
-    let mut bytes = Vec::new();
-    codec::write_state(&state, &mut bytes).unwrap();
-    let found: Bytes = golden.bytes("state", &bytes);
-    let found: Directory = codec::read_state(&found[..]).unwrap();
-    found.check().unwrap();
-    assert_eq!(found.digest(), state.digest());
-    assert_eq!(found.clock(), Clock(1_500));
+    for (name, state) in [("state", state()), ("state-turns", state_with_turns())] {
+        let mut bytes = Vec::new();
+        codec::write_state(&state, &mut bytes).unwrap();
+        let found: Bytes = golden.bytes(name, &bytes);
+        let found: Directory = codec::read_state(&found[..]).unwrap();
+        found.check().unwrap();
+        assert_eq!(found.digest(), state.digest());
+        assert_eq!(found.clock(), state.clock());
+    }
     golden.end();
 }
 
