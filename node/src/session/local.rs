@@ -98,6 +98,13 @@ impl Locals {
             .cloned()
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Local>> {
         self.map
             .lock()

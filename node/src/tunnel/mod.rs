@@ -43,7 +43,7 @@ use driver::Life;
 use futures::future::BoxFuture;
 use pontoon_proto::id::{NodeBoot, NodeId, RequestId};
 use pontoon_proto::peer::{PassReply, PassRequest};
-use pontoon_proto::worker::{NodeDraining, NodeMessage, node_message};
+use pontoon_proto::worker::{NodeDraining, NodeMessage, NodeStaying, node_message};
 use pontoon_raft::directory::command::EndReason;
 use pontoon_raft::group::network::Unreachable;
 use std::sync::Arc;
@@ -269,6 +269,14 @@ impl Tunnels {
         let leaving = node_message::Message::NodeDraining(NodeDraining {});
         self.0.sidecars.tell_all(&NodeMessage {
             message: Some(leaving),
+        });
+    }
+
+    /// This node stays after all: what sidecars have here counts again.
+    pub fn staying(&self) {
+        let staying = node_message::Message::NodeStaying(NodeStaying {});
+        self.0.sidecars.tell_all(&NodeMessage {
+            message: Some(staying),
         });
     }
 

@@ -182,6 +182,7 @@ impl Machine for Catalog {
                 Ok(())
             }
             Command::SetLimit { of, change, actor } => self.set_limit(index, of, change, &actor),
+            Command::Record { what, actor } => self.record(index, what, &actor),
         };
         outcome.err().unwrap_or(Reply::Done)
     }

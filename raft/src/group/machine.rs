@@ -40,8 +40,9 @@ pub(crate) struct Batch {
 }
 
 /// The newest entry format that this build applies. What leaders write is a setting of the catalog,
-/// which rises only when every node's build knows it. 2: the catalog has limits.
-pub const FORMAT: u16 = 2;
+/// which rises only when every node's build knows it. 2: the catalog has limits. 3: its audit trail has
+/// what operators did to processes.
+pub const FORMAT: u16 = 3;
 
 /// Writes a view of a state; seconds for a large one, so it is called where that hurts nobody.
 type WriteState = Box<dyn FnOnce(&mut SnapshotWriter) -> io::Result<()> + Send + Sync>;

@@ -168,6 +168,10 @@ fn commands() -> Vec<Command> {
             },
             actor: actor(),
         },
+        Command::Record {
+            what: "drain of node n1".into(),
+            actor: actor(),
+        },
     ]
 }
 
@@ -194,7 +198,10 @@ fn state() -> Catalog {
     let lasting = commands().into_iter().filter(|command| {
         let removes = matches!(
             command,
-            Command::RemoveNode { .. } | Command::RemoveRegion { .. } | Command::SetLimit { .. }
+            Command::RemoveNode { .. }
+                | Command::RemoveRegion { .. }
+                | Command::SetLimit { .. }
+                | Command::Record { .. }
         );
         !removes
     });
