@@ -17,6 +17,7 @@ use crate::tunnel::{self, Tunnels};
 use crate::{admin, ops, peer};
 use futures::FutureExt as _;
 use pontoon_proto::id::NodeId;
+use pontoon_proto::peer::node_state::Stage;
 use pontoon_raft::cluster::Cluster;
 use pontoon_raft::directory::command::EndReason;
 use std::sync::Arc;
@@ -75,6 +76,10 @@ impl Parts {
             relayer: Arc::new(move |node, open, frames, within| {
                 relaying.relay(node, open, frames, within)
             }),
+            leaves: {
+                let peers = peers.clone();
+                Arc::new(move |node| leaves(&peers, node))
+            },
             advertised: config.advertise.worker.clone(),
             cluster: config.cluster_id,
             name: config.name.clone(),
@@ -223,6 +228,12 @@ impl Parts {
             tokio::time::sleep(QUIET_LOOK).await;
         }
     }
+}
+
+/// Whether a node has said that it drains.
+fn leaves(peers: &Peers, node: NodeId) -> bool {
+    let stage = peers.state(node).map(|state| state.stage());
+    matches!(stage, Some(Stage::Draining | Stage::Drained))
 }
 
 /// Counts what this node has.
