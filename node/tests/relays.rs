@@ -23,7 +23,7 @@ use support::cluster::{self, Cluster, Node, PONTOON, RECOVERED_WITHIN};
 use support::member::free;
 use support::process::{Process, send};
 use support::worker::{Function, Worker, find};
-use support::{alone, wait};
+use support::{alone, cli, wait};
 
 /// Where no sidecar can reach a node.
 const NOWHERE: (&str, &str) = ("PONTOON__ADVERTISE__WORKER", "127.0.0.1:1");
@@ -377,6 +377,68 @@ fn k_con_2_h_25_used_unknown_and_older_tickets_are_refused_through_a_relay() {
         "nvcf_grpc_proxy_service_worker_connect_total{result=\"unknown\"}",
     );
     assert!(unknown >= 1.0, "the new process does not know it");
+}
+
+#[test]
+fn o_drn_1_a_node_that_is_told_to_stop_waits_for_the_streams_that_it_relays() {
+    let _alone = alone();
+    let Some(Begun {
+        recorded,
+        client,
+        first,
+    }) = Begun::start()
+    else {
+        return;
+    };
+    let (cluster, function) = (&recorded.cluster, &recorded.function);
+    let id = first.session();
+    let mut recorders = recorded.recorders.iter();
+    let (relaying, _) = recorders
+        .find(|(_, recorder)| recorder.header(&id, "Authorization").is_some())
+        .expect("its CONNECT was seen");
+    let relaying = cluster.ready().node(relaying);
+    let keys = function.keys(&[("nvcf-reqid", &id)]);
+    client.run(json!({
+        "do": "stream_open", "channel": "entry", "stream": "s", "method": "/test.Echo/Bidi",
+        "metadata": keys,
+    }));
+    let echoes = |message: &str| {
+        client.run(json!({"do": "stream_send", "stream": "s", "message": message}));
+        let echoed = client.run(json!({"do": "stream_next", "stream": "s"}));
+        assert_eq!(echoed["message"], format!("echo {message}"));
+    };
+    echoes("a");
+
+    send(relaying.pid, Signal::TERM);
+    let token = &cluster.ready().admin_token;
+    let entry = &recorded.entry().admin;
+    wait::until(SHOWN_WITHIN, "it drains, and the entry node knows", || {
+        let seen = cli::try_ask(entry, token, &["node", "show", &relaying.name])?;
+        (seen["stage"] == "draining" && seen["relays"] == 1).then_some(())
+    });
+    // The next call of this session goes another way at once, and the stream stays where it is.
+    wait::until(SHOWN_WITHIN, "new calls go another way", || {
+        client.echo("entry", &keys, "two").answer();
+        let (name, _) = recorded
+            .recorders
+            .iter()
+            .find(|(name, _)| *name != relaying.name)?;
+        let other = cluster.ready().node(name);
+        (series(&other.ops, "pontoon_relays_active") > 0.0).then_some(())
+    });
+    echoes("b");
+    assert!(cluster.runs(&relaying.name), "it waits");
+    client.run(json!({"do": "stream_finish", "stream": "s"}));
+    let ended = client.run(json!({"do": "stream_next", "stream": "s"}));
+    assert_eq!(ended["code"], 0, "{ended}");
+    // Far below its grace of 30 s.
+    wait::until(SHOWN_WITHIN, "it ends", || {
+        (!cluster.runs(&relaying.name)).then_some(())
+    });
+    goes_on(&first, &client.echo("entry", &keys, "three"));
+    let retired =
+        "nvcf_grpc_proxy_service_worker_connection_closed_total{reason=\"relay_leaving\"}";
+    assert!(series(&recorded.entry().ops, retired) > 0.0);
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl Context {
         Ok(written.with(view::region(&catalog, region)))
     }
 
-    fn node_named(&self, name: &str) -> Result<Arc<Node>, Status> {
+    pub(super) fn node_named(&self, name: &str) -> Result<Arc<Node>, Status> {
         let catalog = self.catalog();
         let by_number = || catalog.node(NodeId(name.parse().ok()?));
         let node = catalog.node_by_name(name).or_else(by_number).cloned();

@@ -7,6 +7,7 @@
 //! Every refusal says what to do about it, and none repeats a secret.
 
 mod access;
+mod drain;
 mod limits;
 mod members;
 mod read;
@@ -17,6 +18,7 @@ mod tests;
 mod view;
 mod write;
 
+use crate::drain::Switch;
 use crate::net::TcpListener;
 use crate::peer::Peers;
 use crate::tls::accept::{self, For, Port};
@@ -66,6 +68,8 @@ pub struct Context {
     pub peers: Peers,
     /// How sessions are ended.
     pub end: EndSession,
+    /// How this node is, and how it is made to drain.
+    pub switch: Switch,
     /// SHA-256 of the token that may do everything before there is any key.
     pub bootstrap: Option<[u8; 32]>,
 }

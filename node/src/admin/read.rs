@@ -1,6 +1,6 @@
 //! What is asked: lists from this node's replicas, one session from its home group.
 
-use super::{Context, GROUP_WAIT, view};
+use super::{Context, GROUP_WAIT, drain, view};
 use pontoon_proto::admin as pb;
 use pontoon_proto::id::{FunctionId, GroupId, RegionId, RequestId, TenantId};
 use pontoon_raft::catalog::Catalog;
@@ -47,7 +47,7 @@ impl Context {
     pub(super) fn show_node(&self, catalog: &Catalog, node: &Node) -> pb::Node {
         let own = self.peers.at().node;
         let rtt = self.peers.rtt(node.at.node);
-        pb::Node {
+        let mut view = pb::Node {
             name: node.name.clone(),
             id: u64::from(node.at.node.0),
             region: region_name(catalog, node.region),
@@ -61,7 +61,11 @@ impl Context {
             rtt_us: rtt.map_or(0, |rtt| rtt.as_micros().max(1) as u64),
             standing: view::standing(node.standing).into(),
             life: node.life,
-        }
+            ..pb::Node::default()
+        };
+        let state = self.state_of(node.at.node).unwrap_or_default();
+        drain::put_state(&mut view, &state);
+        view
     }
 
     pub(super) async fn list_groups(&self, with_hash: bool) -> Result<pb::ListGroupsReply, Status> {

@@ -31,6 +31,16 @@ impl Admin for Service {
         self.0.remove_node(caller, request.into_inner()).await
     }
 
+    async fn drain_node(&self, request: Request<pb::DrainNodeRequest>) -> Answer<pb::Node> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0.drain_node(caller, request.into_inner()).await
+    }
+
+    async fn undrain_node(&self, request: Request<pb::UndrainNodeRequest>) -> Answer<pb::Node> {
+        let caller = self.0.admit(&request, Role::Operator).await?;
+        self.0.undrain_node(caller, request.into_inner()).await
+    }
+
     async fn set_survive(&self, request: Request<pb::SetSurviveRequest>) -> Answer<pb::Region> {
         let caller = self.0.admit(&request, Role::Operator).await?;
         self.0.set_survive(caller, request.into_inner()).await

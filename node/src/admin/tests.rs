@@ -53,6 +53,7 @@ impl World {
             cluster: cluster.clone(),
             peers,
             end: Arc::new(move |id| end(ending.clone(), id).boxed()),
+            switch: crate::drain::Switch::default(),
             bootstrap: Some(key::hash(BOOTSTRAP)),
         };
         let serving = serve(listener, context, CancellationToken::new());

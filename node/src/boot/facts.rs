@@ -1,7 +1,7 @@
 //! What the ops port is told about this node.
 
 use super::wiring::Parts;
-use crate::drain::{Draining, Stage};
+use crate::drain::{Draining, Stage, Switch};
 use crate::ops::Sources;
 use crate::ops::ready::{DirectoryFacts, Facts, GroupFacts};
 use pontoon_proto::id::NodeId;
@@ -11,13 +11,12 @@ use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::session::State;
 use pontoon_raft::group::{Group, Status};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The sources of one node's ops port.
-pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
-    let cluster = parts.cluster.clone();
-    let storing = cluster.clone();
+pub(super) fn sources(parts: &Parts, draining: Draining, switch: &Switch) -> Sources {
+    let storing = parts.cluster.clone();
     let counters = parts.counters.clone();
-    let members = parts.config.members.clone();
     let tls = parts.peers.tls().cloned();
     let front = parts.clients.front.clone();
     Sources {
@@ -28,17 +27,9 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
                  and start this node again"
             )),
         }),
-        facts: Arc::new(move || {
-            let catalog = cluster.catalog().state();
-            let configured: std::collections::BTreeSet<_> =
-                members.iter().map(|member| &member.region).collect();
-            Facts {
-                listening: true,
-                draining: draining.stage() >= Stage::Draining,
-                groups: groups(&cluster, &catalog),
-                groups_expected: 1 + catalog.regions().count().max(configured.len()),
-            }
-        }),
+        facts: facts(parts, draining, true),
+        readiness: parts.readiness.clone(),
+        state: switch.state.clone(),
         metrics: parts.metrics.clone(),
         clients: Arc::new(move |page| counters.render(page)),
         certificates: Arc::new(move || {
@@ -55,7 +46,36 @@ pub(super) fn sources(parts: &Parts, draining: Draining) -> Sources {
     }
 }
 
-fn groups(cluster: &Cluster, catalog: &Catalog) -> Vec<GroupFacts> {
+/// How this node is told to drain, and says how it is.
+pub(super) fn switch(parts: &Parts, draining: Draining) -> Switch {
+    let facts = facts(parts, draining, false);
+    let readiness = parts.readiness.clone();
+    parts
+        .leaving
+        .switch(move || readiness.judge(&facts()).ready)
+}
+
+/// What readiness is judged by; `counted`: with what the directories count, which walks them.
+fn facts(parts: &Parts, draining: Draining, counted: bool) -> Arc<dyn Fn() -> Facts + Send + Sync> {
+    let cluster = parts.cluster.clone();
+    let members = parts.config.members.clone();
+    let listening = parts.listening.clone();
+    Arc::new(move || {
+        let catalog = cluster.catalog().state();
+        let configured: std::collections::BTreeSet<_> =
+            members.iter().map(|member| &member.region).collect();
+        let draining = draining.stage() >= Stage::Draining;
+        Facts {
+            // A draining node has closed its ports, and that is told once.
+            listening: draining || listening.load(Ordering::Relaxed),
+            draining,
+            groups: groups(&cluster, &catalog, counted),
+            groups_expected: 1 + catalog.regions().count().max(configured.len()),
+        }
+    })
+}
+
+fn groups(cluster: &Cluster, catalog: &Catalog, counted: bool) -> Vec<GroupFacts> {
     let group = cluster.catalog();
     let mut facts = vec![one(
         "catalog".into(),
@@ -68,7 +88,7 @@ fn groups(cluster: &Cluster, catalog: &Catalog) -> Vec<GroupFacts> {
             .region(region)
             .map_or_else(|| region.to_string(), |region| region.name.clone());
         facts.push(GroupFacts {
-            directory: Some(count(&group)),
+            directory: counted.then(|| count(&group)),
             ..one(name, &group.status(), group.connected(), catalog)
         });
     }

@@ -18,6 +18,7 @@ use futures::FutureExt as _;
 use futures::future::join_all;
 use pontoon_proto::id::NodeId;
 use pontoon_proto::peer as pb;
+use pontoon_proto::peer::NodeState;
 use pontoon_raft::catalog::command::{Admission, Command, FolderId, Node, Reply, Standing};
 use pontoon_raft::cluster::Cluster;
 use pontoon_raft::group::FORMAT;
@@ -83,6 +84,8 @@ fn waiting() -> ops::Sources {
     ops::Sources {
         alive: Arc::new(|| Ok(())),
         facts: Arc::new(Facts::default),
+        readiness: Arc::default(),
+        state: Arc::new(NodeState::default),
         metrics: Arc::new(Metrics::new(
             &tunnel::close::labels(),
             &tunnel::close::CODES,
@@ -233,6 +236,7 @@ fn fresh(identity: &Arc<Identity>) -> Handlers {
             async { Err(status) }.boxed()
         }),
         folder: identity.folder(),
+        switch: crate::drain::Switch::default(),
     }
 }
 

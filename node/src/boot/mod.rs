@@ -5,16 +5,18 @@
 //! [`joining`] gives a fresh data folder its number, [`wiring`] connects the parts to each other,
 //! [`introduce`] keeps the catalog's record of this node, [`facts`] is what the ops port is told.
 
+mod clients;
 mod descriptors;
 mod facts;
 mod introduce;
 mod joining;
+mod leaving;
 mod replicas;
 mod wiring;
 
 use crate::config::raw::TimingName;
 use crate::config::{Config, ConfigError, Layers};
-use crate::drain::{Drain, Draining, Stage};
+use crate::drain::Stage;
 use crate::net::{self, TcpListener};
 use crate::peer::{self, Me, Peers, Place};
 use crate::random;
@@ -218,7 +220,6 @@ async fn serve(
     let cluster = Cluster::start(identity, cluster_options(&config, &peers))
         .await
         .map_err(|error| Error::Start(error.to_string()))?;
-    let drain = Drain::default();
     let stop = CancellationToken::new();
     let clients = wiring::Clients { front, descriptors };
     let parts = wiring::Parts::start(
@@ -228,10 +229,10 @@ async fn serve(
         clients,
         &stop,
     );
-    parts.serve(listeners, drain.listener(), &stop);
+    parts.serve(listeners, &stop)?;
     let expelled = introduce::keep(config.clone(), cluster.clone(), peers);
     let ended = tokio::select! {
-        () = wait_for_the_end(&drain, &parts) => Ok(()),
+        () = wait_for_the_end(&parts) => Ok(()),
         why = expelled => Err(Error::Start(why)),
     };
     stop.cancel();
@@ -297,8 +298,9 @@ fn cluster_options(config: &Config, peers: &Peers) -> cluster::Options {
     }
 }
 
-/// SIGTERM drains, a second one stops at once; SIGINT counts the same (O-DRN-1).
-async fn wait_for_the_end(drain: &Drain, parts: &wiring::Parts) {
+/// SIGTERM drains, a second one stops at once; SIGINT counts the same (O-DRN-1). A node that an operator
+/// has drained ends with the first.
+async fn wait_for_the_end(parts: &wiring::Parts) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) = (
         signal(SignalKind::terminate()),
@@ -309,15 +311,14 @@ async fn wait_for_the_end(drain: &Drain, parts: &wiring::Parts) {
     };
     let mut asked = async || tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} };
     asked().await;
-    tracing::info!("draining: no new connections; calls may finish within {GRACE:?}");
-    drain.enter(Stage::Draining);
-    parts.leaving();
-    let mut listener: Draining = drain.listener();
-    tokio::select! {
-        () = parts.quiet() => {}
-        () = tokio::time::sleep(GRACE) => tracing::warn!("the grace is over with calls open"),
-        () = asked() => tracing::info!("told to stop at once"),
-        () = listener.reached(Stage::Stopped) => {}
+    let leaving = &parts.leaving;
+    if !leaving.is_drained() {
+        leaving.for_good(GRACE);
+        tokio::select! {
+            () = parts.quiet() => {}
+            () = tokio::time::sleep(GRACE) => tracing::warn!("the grace is over with calls open"),
+            () = asked() => tracing::info!("told to stop at once"),
+        }
     }
-    drain.enter(Stage::Stopped);
+    leaving.drain().enter(Stage::Stopped);
 }

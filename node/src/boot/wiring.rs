@@ -1,14 +1,13 @@
 //! Connects the parts of a node to each other, and starts serving.
 
-use super::Listeners;
+use super::leaving::{self, Leaving, Work};
 use super::replicas::Replicas;
-use super::{descriptors, facts, joining};
+use super::{Error, Listeners, clients, descriptors, facts, joining};
 use crate::call::{self, Counters};
 use crate::config::Config;
-use crate::drain::Draining;
-use crate::listen::{self, Door, limits::Limits};
-use crate::net::TcpListener;
+use crate::listen::limits::Limits;
 use crate::ops::metrics::Metrics;
+use crate::ops::ready::Readiness;
 use crate::peer::Peers;
 use crate::session::Sessions;
 use crate::tasks::{self, Kind};
@@ -18,13 +17,15 @@ use crate::tunnel::{self, Tunnels};
 use crate::{admin, ops, peer};
 use futures::FutureExt as _;
 use pontoon_proto::id::NodeId;
+use pontoon_proto::peer::node_state::Stage;
 use pontoon_raft::cluster::Cluster;
 use pontoon_raft::directory::command::EndReason;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often open calls are counted while the node drains.
+/// How often open calls are counted while the process ends.
 const QUIET_LOOK: Duration = Duration::from_millis(50);
 
 /// The parts of a running node.
@@ -37,6 +38,11 @@ pub(super) struct Parts {
     pub(super) counters: Arc<Counters>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clients: Clients,
+    pub(super) leaving: Leaving,
+    /// Remembers whether this node has been ready before.
+    pub(super) readiness: Arc<Readiness>,
+    /// Whether clients are accepted.
+    pub(super) listening: Arc<AtomicBool>,
 }
 
 /// What the client listeners are built with.
@@ -70,6 +76,10 @@ impl Parts {
             relayer: Arc::new(move |node, open, frames, within| {
                 relaying.relay(node, open, frames, within)
             }),
+            leaves: {
+                let peers = peers.clone();
+                Arc::new(move |node| leaves(&peers, node))
+            },
             advertised: config.advertise.worker.clone(),
             cluster: config.cluster_id,
             name: config.name.clone(),
@@ -82,21 +92,38 @@ impl Parts {
             &config.region,
             metrics.clone(),
         );
+        let counters: Arc<Counters> = Arc::default();
+        let count = count(&cluster, &tunnels, &sessions, &counters, &metrics);
+        let leaving = Leaving::new(cluster.clone(), tunnels.clone(), count);
+        tasks::spawn(Kind::Critical, "drain", leaving.clone().watch());
         Parts {
             config,
             cluster,
             peers,
             tunnels,
             sessions,
-            counters: Arc::default(),
+            counters,
             metrics,
             clients,
+            leaving,
+            readiness: Arc::default(),
+            listening: Arc::new(AtomicBool::new(true)),
         }
     }
 
     /// Serves on every port. Peers and ops come first: the groups need the one, and whoever waits
     /// for this node needs the other.
-    pub(super) fn serve(&self, listeners: Listeners, draining: Draining, stop: &CancellationToken) {
+    ///
+    /// # Errors
+    ///
+    /// When a listener has no address any more.
+    pub(super) fn serve(
+        &self,
+        listeners: Listeners,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let draining = self.leaving.drain().listener();
+        let switch = facts::switch(self, draining.clone());
         let tunnels = self.tunnels.clone();
         let pass: peer::PassHandler = Arc::new(move |worker, message, confirm| {
             let sidecars = tunnels.sidecars().clone();
@@ -112,6 +139,7 @@ impl Parts {
             greet: joining::greet(self.cluster.identity()),
             admit: joining::admission(&self.config, &self.cluster, &peers),
             folder: self.cluster.identity().folder(),
+            switch: switch.clone(),
         };
         let (cluster, mut incoming, stopped) = (self.cluster.clone(), listeners.peer, stop.clone());
         tasks::spawn(Kind::Critical, "peer port", async move {
@@ -122,7 +150,7 @@ impl Parts {
         });
         let worker_port = Port::new("worker", self.peers.tls().cloned(), For::Others)
             .and_clear_text(self.config.clear_sidecars);
-        let sources = facts::sources(self, draining.clone());
+        let sources = facts::sources(self, draining.clone(), &switch);
         tasks::spawn(
             Kind::Critical,
             "ops port",
@@ -143,6 +171,7 @@ impl Parts {
                     let sessions = sessions.clone();
                     async move { sessions.end(id, EndReason::Operator).await }.boxed()
                 }),
+                switch,
                 bootstrap: self.config.admin_token_sha256,
             },
             stop.clone(),
@@ -165,29 +194,12 @@ impl Parts {
             },
             forwards_address: self.config.clients.forward_client_address,
         };
-        let doors = self.doors(listeners.client, listeners.client_tls);
-        tasks::spawn(
-            Kind::Critical,
-            "client port",
-            listen::serve_all(doors, Arc::new(context), draining),
-        );
-    }
-
-    /// Where clients come in.
-    fn doors(&self, clear: TcpListener, tls: Option<TcpListener>) -> Vec<Door> {
-        let mut doors = vec![Door {
-            listener: clear,
-            tls: None,
-            proxies: self.config.client_proxies.clone(),
-        }];
-        if let (Some(listener), Some(front)) = (tls, self.clients.front.clone()) {
-            doors.push(Door {
-                listener,
-                tls: Some(front),
-                proxies: self.config.client_tls_proxies.clone(),
-            });
-        }
-        doors
+        let clients = clients::Doors::new(self, listeners.client, listeners.client_tls)
+            .map_err(|error| Error::Start(format!("a client port is broken: {error}")))?;
+        let listening = self.listening.clone();
+        let serving = clients.serve(Arc::new(context), draining, listening);
+        tasks::spawn(Kind::Critical, "client port", serving);
+        Ok(())
     }
 
     fn limits(&self) -> Limits {
@@ -210,15 +222,41 @@ impl Parts {
         }
     }
 
-    /// Tells the sidecars that are attached here to attach elsewhere as well.
-    pub(super) fn leaving(&self) {
-        self.tunnels.leaving();
-    }
-
-    /// Returns once no call is open.
+    /// Returns once no call is open, here or through here.
     pub(super) async fn quiet(&self) {
-        while self.counters.calls.get() > 0 {
+        while !self.leaving.work().is_quiet() {
             tokio::time::sleep(QUIET_LOOK).await;
         }
     }
+}
+
+/// Whether a node has said that it drains.
+fn leaves(peers: &Peers, node: NodeId) -> bool {
+    let stage = peers.state(node).map(|state| state.stage());
+    matches!(stage, Some(Stage::Draining | Stage::Drained))
+}
+
+/// Counts what this node has.
+fn count(
+    cluster: &Cluster,
+    tunnels: &Tunnels,
+    sessions: &Sessions,
+    counters: &Arc<Counters>,
+    metrics: &Arc<Metrics>,
+) -> leaving::Count {
+    let (cluster, tunnels, sessions) = (cluster.clone(), tunnels.clone(), sessions.clone());
+    let (counters, metrics) = (counters.clone(), metrics.clone());
+    Arc::new(move || {
+        let (sidecars, sidecars_only_here) = leaving::only_here(&cluster, &tunnels);
+        Work {
+            calls: counters.calls.get(),
+            connections: counters.connections.get(),
+            sessions: sessions.count() as u64,
+            tunnels: metrics.worker_connections_active.get().max(0) as u64,
+            relays: metrics.relays_active.get().max(0) as u64,
+            groups_led: cluster.groups_led() as u64,
+            sidecars,
+            sidecars_only_here,
+        }
+    })
 }

@@ -179,7 +179,35 @@ pub(super) enum NodeVerb {
     /// All nodes, and whether the asked one reaches them.
     List(Ask),
     /// One node.
+    #[command(alias = "describe")]
     Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Makes a node take nothing new and let what it has finish: clients, sidecars and leaderships go
+    /// elsewhere, and at the end it is `drained` and waits to be stopped. Any node may be asked.
+    Drain {
+        /// Its name.
+        name: String,
+        /// How long what it has may take to finish; what is left then is cut [default: 30s].
+        #[arg(long, value_name = "SPAN", value_parser = span)]
+        deadline: Option<Duration>,
+        /// Return once it is drained, and say meanwhile how far it is; 1 when something was cut.
+        #[arg(long)]
+        wait: bool,
+        /// Also when no other node is ready.
+        #[arg(long)]
+        force: bool,
+        /// Only say how it is.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Makes a draining or drained node serve again.
+    Undrain {
         /// Its name.
         name: String,
         #[command(flatten)]

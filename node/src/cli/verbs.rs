@@ -410,6 +410,6 @@ pub(super) fn would(dry_run: bool, what: &str) {
     }
 }
 
-fn note(text: &str) {
+pub(super) fn note(text: &str) {
     eprintln!("pontoon: {text}");
 }

@@ -15,6 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::Metrics;
+use pontoon_proto::peer::NodeState;
 use ready::{Facts, GroupFacts, Readiness};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,10 @@ pub struct Sources {
     pub alive: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// What readiness is judged by.
     pub facts: Arc<dyn Fn() -> Facts + Send + Sync>,
+    /// Remembers whether the node has been ready before.
+    pub readiness: Arc<Readiness>,
+    /// How far a drain is.
+    pub state: Arc<dyn Fn() -> NodeState + Send + Sync>,
     /// Counters and histograms of sessions and tunnels.
     pub metrics: Arc<Metrics>,
     /// Writes those of clients.
@@ -44,7 +49,6 @@ pub struct Sources {
 
 /// Serves for ever; returns when the listener can't be used any more.
 pub async fn serve(listener: TcpListener, sources: Sources) {
-    let readiness = Arc::new(Readiness::default());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -52,7 +56,7 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let one = connection(stream, sources.clone(), readiness.clone());
+                let one = connection(stream, sources.clone());
                 drop(tasks::spawn(Kind::Worker, "ops connection", async move {
                     one.await;
                     drop(place);
@@ -67,9 +71,9 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     }
 }
 
-async fn connection(stream: TcpStream, sources: Sources, readiness: Arc<Readiness>) {
+async fn connection(stream: TcpStream, sources: Sources) {
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
-        let response = respond(request.method(), request.uri().path(), &sources, &readiness);
+        let response = respond(request.method(), request.uri().path(), &sources);
         async move { Ok::<_, std::convert::Infallible>(response) }
     });
     // A prober that breaks off is no news.
@@ -80,12 +84,7 @@ async fn connection(stream: TcpStream, sources: Sources, readiness: Arc<Readines
         .await;
 }
 
-fn respond(
-    method: &Method,
-    path: &str,
-    sources: &Sources,
-    readiness: &Readiness,
-) -> Response<Full<Bytes>> {
+fn respond(method: &Method, path: &str, sources: &Sources) -> Response<Full<Bytes>> {
     if !matches!(path, "/livez" | "/readyz" | "/metrics") {
         let text = "not found; there are /livez, /readyz and /metrics\n";
         return answer(StatusCode::NOT_FOUND, "text/plain", text.to_owned());
@@ -109,7 +108,8 @@ fn respond(
             answer(status, "application/json", format!("{body}\n"))
         }
         "/readyz" => {
-            let verdict = readiness.judge(&(sources.facts)());
+            let mut verdict = sources.readiness.judge(&(sources.facts)());
+            verdict.drain = ready::drain(&(sources.state)());
             let status = match verdict.ready {
                 true => StatusCode::OK,
                 false => StatusCode::SERVICE_UNAVAILABLE,

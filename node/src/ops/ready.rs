@@ -11,6 +11,8 @@
 //!
 //! Pure but for one latch.
 
+use pontoon_proto::peer::NodeState;
+use pontoon_proto::peer::node_state::Stage;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,6 +74,49 @@ pub struct Verdict {
     pub opens_available: bool,
     /// Why it is not ready, or what is degraded; empty when all is well.
     pub why_not: Vec<String>,
+    /// How far a drain is; left out while there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+}
+
+/// How far a drain is: what the node still has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the names of the counts, as in the admin API")]
+pub struct Drain {
+    /// `draining`, `drained`, or `drained (cut)` when the deadline came before all was done.
+    pub stage: &'static str,
+    /// How long it may still take.
+    pub left_ms: u64,
+    pub calls: u64,
+    pub connections: u64,
+    pub sessions: u64,
+    pub tunnels: u64,
+    pub relays: u64,
+    pub groups_led: u64,
+    pub sidecars: u64,
+    pub sidecars_only_here: u64,
+}
+
+/// The same from a node's state; `None` while it serves.
+pub fn drain(state: &NodeState) -> Option<Drain> {
+    let stage = match state.stage() {
+        Stage::Unspecified | Stage::Serving => return None,
+        Stage::Draining => "draining",
+        Stage::Drained if state.cut => "drained (cut)",
+        Stage::Drained => "drained",
+    };
+    Some(Drain {
+        stage,
+        left_ms: state.drain_left_ms,
+        calls: state.calls,
+        connections: state.connections,
+        sessions: state.sessions,
+        tunnels: state.tunnels,
+        relays: state.relays,
+        groups_led: state.groups_led,
+        sidecars: state.sidecars,
+        sidecars_only_here: state.sidecars_only_here,
+    })
 }
 
 /// Remembers whether the node has been ready before.
@@ -114,6 +159,7 @@ impl Readiness {
             ready: self.joined.load(Ordering::Relaxed) && facts.listening && !facts.draining,
             opens_available: opens_available && !facts.draining,
             why_not,
+            drain: None,
         }
     }
 }

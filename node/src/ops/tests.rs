@@ -30,6 +30,8 @@ fn sources(alive: Result<(), String>, connected: bool) -> Sources {
             ],
             groups_expected: 2,
         }),
+        readiness: Arc::default(),
+        state: Arc::new(NodeState::default),
         metrics: Arc::new(Metrics::new(&[], &[])),
         clients: Arc::new(|_| {}),
         certificates: Arc::new(Vec::new),
@@ -55,7 +57,7 @@ async fn with_tls_metrics_say_how_long_the_certificates_are_good() {
 }
 
 async fn get(path: &str, sources: &Sources) -> (u16, String) {
-    let response = respond(&Method::GET, path, sources, &Readiness::default());
+    let response = respond(&Method::GET, path, sources);
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
@@ -100,7 +102,7 @@ async fn metrics_show_groups_and_sessions() {
 async fn other_paths_and_methods_are_refused() {
     let sources = sources(Ok(()), true);
     assert_eq!(get("/", &sources).await.0, 404);
-    let response = respond(&Method::POST, "/readyz", &sources, &Readiness::default());
+    let response = respond(&Method::POST, "/readyz", &sources);
     assert_eq!(response.status(), 405);
     assert_eq!(response.headers()["allow"], "GET, HEAD");
 }

@@ -172,6 +172,34 @@ impl Peers {
         self.0.pulse.rtt(node)
     }
 
+    /// How a node is, by its last answer to a ping; `None` while it does not answer, and for a build
+    /// that does not say.
+    pub fn state(&self, node: NodeId) -> Option<pb::NodeState> {
+        self.0.pulse.state(node)
+    }
+
+    /// Makes a node drain within a span, or serve again.
+    pub async fn drain(
+        &self,
+        to: NodeId,
+        drain: Option<Duration>,
+        within: Duration,
+    ) -> Result<pb::NodeState, Unreachable> {
+        let request = pb::DrainRequest {
+            envelope: Some(self.envelope()),
+            drain: drain.is_some(),
+            within_ms: drain.map_or(0, |span| span.as_millis() as u64),
+        };
+        let reply: pb::DrainReply = self
+            .call(to, Class::Rest, within, |channel| async move {
+                peer_client(channel).drain(request).await
+            })
+            .await?;
+        let state = reply.state.unwrap_or_default();
+        self.0.pulse.told(to, state);
+        Ok(state)
+    }
+
     /// Passes a message on to a sidecar that is attached to `to`. The envelope is filled in here.
     pub fn pass(
         &self,

@@ -9,6 +9,7 @@ use super::{
     CONNECTION_WINDOW, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_MAX, Me, Peers,
     STREAM_WINDOW,
 };
+use crate::drain::Switch;
 use crate::net::TcpListener;
 use crate::relay::{self, Frames};
 use crate::tls::accept::{self, For, Incoming, Port};
@@ -76,6 +77,8 @@ pub struct Handlers {
     pub admit: AdmitHandler,
     /// This node's data folder.
     pub folder: FolderId,
+    /// How this node is, and how it is made to drain.
+    pub switch: Switch,
 }
 
 /// Takes connections from other nodes, with TLS where this node has it.
@@ -211,6 +214,7 @@ impl Peer for Answers {
                 .as_ref()
                 .map_or(0, |cluster| *cluster.catalog().changed().borrow()),
             folder: self.handlers.folder.to_vec().into(),
+            state: Some((self.handlers.switch.state)()),
         }))
     }
 
@@ -273,6 +277,21 @@ impl Peer for Answers {
         Ok(Response::new(pb::GreetReply {
             verdict: verdict.into(),
         }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<pb::DrainRequest>,
+    ) -> Result<Response<pb::DrainReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
+        let request = request.get_ref();
+        let within = Duration::from_millis(request.within_ms);
+        let switch = &self.handlers.switch;
+        (switch.drain)(request.drain.then_some(within)).map_err(Status::failed_precondition)?;
+        let state = Some((switch.state)());
+        Ok(Response::new(pb::DrainReply { state }))
     }
 
     async fn admit(

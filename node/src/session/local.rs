@@ -101,6 +101,13 @@ impl Locals {
             .cloned()
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Local>> {
         self.map
             .lock()
@@ -149,8 +156,11 @@ impl Joined {
         if self.ended() {
             return Err(Fault::SessionNotFound);
         }
-        if let Some(tunnel) = self.live_tunnel(carries) {
-            return tunnel.wire().await.ok_or(Fault::WorkerLost);
+        // One that was retired in this moment gives none, and another one is dialed.
+        if let Some(tunnel) = self.live_tunnel(carries)
+            && let Some(wire) = tunnel.wire().await
+        {
+            return Ok(wire);
         }
         let mut speaks_http1 = false;
         if carries != Carries::Grpc {

@@ -130,6 +130,11 @@ impl Sessions {
         sessions
     }
 
+    /// How many sessions client connections of this node are in.
+    pub fn count(&self) -> usize {
+        self.0.locals.count()
+    }
+
     /// Whether this id names a live session of this tenant, function and one of these versions as
     /// far as the local replica knows (a cookie that does not counts as absent, C-RID-4).
     pub fn is_live_here(&self, id: RequestId, ask: &Ask) -> bool {

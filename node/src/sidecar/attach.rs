@@ -56,6 +56,11 @@ impl Keeper for Attachment {
         self.lock().leaving(link, now);
         self.count();
     }
+
+    fn staying(&self, link: LinkId) {
+        self.lock().staying(link);
+        self.count();
+    }
 }
 
 impl Attachment {

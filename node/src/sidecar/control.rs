@@ -48,6 +48,8 @@ pub(super) trait Keeper: Send + Sync {
     fn learn(&self, nodes: Vec<Known>);
     /// The node leaves.
     fn leaving(&self, link: LinkId);
+    /// It stays after all.
+    fn staying(&self, link: LinkId);
 }
 
 /// How a control stream ended.
@@ -285,6 +287,7 @@ impl<K: Keeper> Stream<'_, K> {
                 return Some(Ended::Refused(reason, printable(&refused.text)));
             }
             From::NodeDraining(_) => self.keeper.leaving(self.link),
+            From::NodeStaying(_) => self.keeper.staying(self.link),
             From::Nodes(nodes) => self.learn(nodes),
             From::Welcome(_) => {}
         }

@@ -4,6 +4,7 @@
 
 use super::life::Life;
 use super::options::Settings;
+use super::ways::Way;
 use crate::clock;
 use crate::discovery::address::Address;
 use crate::net::{self, TcpStream};
@@ -24,10 +25,6 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 /// How long one url may take, so that the next one gets its turn.
 const URL_WITHIN: Duration = Duration::from_secs(2);
-
-/// How long an address is waited for before the next one is dialed as well: above a handshake of TCP and
-/// TLS within a continent, and small against the 2 s that a node waits for a tunnel.
-const HEAD_START: Duration = Duration::from_millis(400);
 
 /// The longest head of an answer to CONNECT, in bytes.
 const HEAD_MAX: usize = 16 * 1024;
@@ -82,27 +79,35 @@ async fn dial(life: &Life, order: &Order) -> Result<(Stream, TcpStream), String>
         .map_err(|_| "no tunnel within 5 s".to_owned())?
 }
 
-/// Tries the addresses in order, each a head start after the one before or when that one has failed;
-/// gives the stream, and what the node has sent behind its answer. Only one CONNECT is under way at a
+/// Tries the ways in order, each a head start after the one before or when that one has failed; gives the stream, and what the node has sent behind its answer. Only one CONNECT is under way at a
 /// time, because a ticket works once.
 async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), String> {
     let started = clock::now();
-    let addresses = life.ways().order(life.age(), &order.urls);
-    let mut waiting = addresses.iter();
+    let ways = life.ways().order(life.age(), &order.urls);
+    let mut waiting = ways.iter();
+    let mut head_start = Duration::ZERO;
     let mut dialed: Vec<&String> = Vec::new();
     let mut dials = FuturesUnordered::new();
     let mut causes = Vec::new();
     loop {
         let next = waiting.next();
-        if let Some(url) = next {
-            dialed.push(url);
-            dials.push(async move { (url, reach(&life.settings, url).await) });
+        if let Some(Way {
+            address,
+            head_start: waits,
+        }) = next
+        {
+            head_start = *waits;
+            dialed.push(address);
+            dials.push(async move {
+                let began = clock::now();
+                (address, began, reach(&life.settings, address).await)
+            });
         } else if dials.is_empty() {
             break;
         }
-        let (url, reached) = tokio::select! {
+        let (url, began, reached) = tokio::select! {
             Some(reached) = dials.next() => reached,
-            () = sleep(HEAD_START), if next.is_some() => continue,
+            () = sleep(head_start), if next.is_some() => continue,
         };
         let ahead = dialed.iter().take_while(|other| **other != url).count();
         dialed.retain(|other| *other != url);
@@ -124,6 +129,9 @@ async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), Str
                 // Those that had a head start and gave no sign; later ones had no time to.
                 for slow in dialed.into_iter().take(ahead) {
                     life.ways().failed(life.age(), slow);
+                }
+                if let Some(node) = order.urls.first() {
+                    life.ways().measured(life.age(), node, url, began.elapsed());
                 }
                 let took = started.elapsed();
                 tracing::debug!(session = %order.id, url, ?took, "a tunnel is up");

@@ -74,6 +74,8 @@ pub(super) struct Roster {
     /// The node that each configured address has met last.
     met: BTreeMap<String, String>,
     links: BTreeMap<LinkId, Link>,
+    /// Links to nodes that leave: open, and not counted.
+    left: BTreeMap<LinkId, Link>,
     next_link: u64,
     resting: BTreeMap<String, (Duration, u32)>,
 }
@@ -92,6 +94,7 @@ impl Roster {
             configured: addresses.len(),
             met: BTreeMap::new(),
             links: BTreeMap::new(),
+            left: BTreeMap::new(),
             next_link: 0,
             resting: BTreeMap::new(),
         }
@@ -219,6 +222,7 @@ impl Roster {
 
     /// A link has ended. `jitter` is in 0..1.
     pub(super) fn ended(&mut self, link: LinkId, outcome: Outcome, now: Duration, jitter: f64) {
+        self.left.remove(&link);
         let Some(Link { address, .. }) = self.links.remove(&link) else {
             return;
         };
@@ -237,14 +241,24 @@ impl Roster {
     /// A node leaves: its link no longer counts, and it is not asked again for a while. Behind a load
     /// balancer's address there are others.
     pub(super) fn leaving(&mut self, link: LinkId, now: Duration) {
-        let Some(Link { address, .. }) = self.links.remove(&link) else {
+        let Some(known) = self.links.remove(&link) else {
             return;
         };
+        let address = known.address.clone();
+        self.left.insert(link, known);
         let several = self.known[..self.configured]
             .iter()
             .any(|known| known.address == address && known.name.is_none());
         let rest = if several { REST.0 } else { LEAVING_REST };
         self.resting.insert(address, (now + rest, 0));
+    }
+
+    /// A node that said it would leave stays: its link counts again.
+    pub(super) fn staying(&mut self, link: LinkId) {
+        if let Some(known) = self.left.remove(&link) {
+            self.resting.remove(&known.address);
+            self.links.insert(link, known);
+        }
     }
 
     /// The names of the nodes that have welcomed us.
@@ -328,6 +342,24 @@ mod tests {
         assert!(roster.welcomed(x, "n"));
         assert!(!roster.welcomed(y, "n"));
         assert_eq!(roster.attached(), ["n"]);
+    }
+
+    #[test]
+    fn k_att_2_a_node_that_leaves_does_not_count_until_it_says_that_it_stays() {
+        let mut roster = Roster::new("b", &["b1:10086".to_owned()]);
+        roster.learn([node("b1", "b"), node("b2", "b"), node("b3", "b")]);
+        let (first, link) = attach(&mut roster, 0).unwrap();
+        attach(&mut roster, 0).unwrap();
+        assert_eq!(attach(&mut roster, 0), None);
+        roster.leaving(link, Duration::ZERO);
+        assert_eq!(attach(&mut roster, 1).unwrap().0, "b3");
+        assert!(!roster.attached().contains(&first));
+        roster.staying(link);
+        assert!(roster.attached().contains(&first));
+        roster.leaving(link, Duration::ZERO);
+        roster.ended(link, Outcome::Failed, Duration::ZERO, 1.0);
+        roster.staying(link);
+        assert!(!roster.attached().contains(&first), "it is closed");
     }
 
     #[test]

@@ -144,7 +144,11 @@ async fn greet(
                 false => Box::new(Prefixed::new(behind, stream)),
             };
             let speaks = speaks.as_deref().and_then(Speaks::parse);
-            let incoming = Incoming { stream, speaks };
+            let incoming = Incoming {
+                stream,
+                speaks,
+                through: None,
+            };
             // Whoever waited has just given up: the sidecar sees its tunnel close.
             let _or_gone = waiter.send(incoming);
             Ok(())

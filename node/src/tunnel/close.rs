@@ -24,11 +24,13 @@ pub enum CloseReason {
     Broken,
     /// A probe got no answer in time.
     Silent,
+    /// The node that relayed it is about to leave: it took no new call, and ended with its last.
+    RelayLeaving,
 }
 
 impl CloseReason {
     /// All of them, for metrics that exist from the start.
-    pub const ALL: [CloseReason; 8] = [
+    pub const ALL: [CloseReason; 9] = [
         CloseReason::SessionEnded,
         CloseReason::Released,
         CloseReason::NodeStopping,
@@ -37,6 +39,7 @@ impl CloseReason {
         CloseReason::Protocol,
         CloseReason::Broken,
         CloseReason::Silent,
+        CloseReason::RelayLeaving,
     ];
 
     /// The label on metrics, in logs and in the admin API.
@@ -50,12 +53,13 @@ impl CloseReason {
             CloseReason::Protocol => "protocol",
             CloseReason::Broken => "broken",
             CloseReason::Silent => "silent",
+            CloseReason::RelayLeaving => "relay_leaving",
         }
     }
 }
 
 /// The labels of all reasons, for metrics.
-pub fn labels() -> [&'static str; 8] {
+pub fn labels() -> [&'static str; 9] {
     CloseReason::ALL.map(CloseReason::label)
 }
 

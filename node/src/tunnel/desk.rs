@@ -7,7 +7,7 @@ use super::wire::Speaks;
 use crate::ops::metrics::Metrics;
 use crate::prefixed::ByteStream;
 use crate::{clock, random};
-use pontoon_proto::id::{NodeBoot, RequestId, WorkerId};
+use pontoon_proto::id::{NodeBoot, NodeId, RequestId, WorkerId};
 use pontoon_proto::ticket::{Presented, Refusal, Table, Ticket};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,8 @@ pub(super) struct Incoming {
     pub(super) stream: Box<dyn ByteStream>,
     /// What the worker at its end speaks, if the sidecar said.
     pub(super) speaks: Option<Speaks>,
+    /// The node that relays it, if one does.
+    pub(super) through: Option<NodeId>,
 }
 
 /// All outstanding tickets of this process, with who waits for each.

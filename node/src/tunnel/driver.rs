@@ -24,9 +24,10 @@ use futures::future::Either;
 use h2::client::Connection;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use pontoon_proto::id::NodeId;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,10 @@ pub(super) struct Life {
     closing: Closing,
     close: CancellationToken,
     closed: AtomicBool,
+    /// The node that relays it.
+    through: Option<NodeId>,
+    /// It takes no new call, and ends with those that it has.
+    retired: AtomicBool,
     /// Nobody uses it at present.
     parked: AtomicBool,
     meter: Arc<Meter>,
@@ -55,6 +60,21 @@ impl Life {
 
     pub(super) fn is_live(&self) -> bool {
         !self.close.is_cancelled() && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// The node that relays it, if one does.
+    pub(super) fn through(&self) -> Option<NodeId> {
+        self.through
+    }
+
+    /// Lets it end with the calls that it has: the node that relays it is about to leave.
+    pub(super) fn retire(&self) {
+        self.closing.record(CloseReason::RelayLeaving, None, "");
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// Notes whether it waits in the pool.
@@ -82,6 +102,8 @@ pub(super) async fn start(
         closing: Closing::default(),
         close: CancellationToken::new(),
         closed: AtomicBool::new(false),
+        through: incoming.through,
+        retired: AtomicBool::new(false),
         parked: AtomicBool::new(false),
         meter: Arc::default(),
     });
@@ -93,7 +115,10 @@ pub(super) async fn start(
     };
     let (spoken, connection) = if http2 {
         let (sender, connection) = settings().handshake::<_, Bytes>(io).await.ok()?;
-        (Spoken::H2(sender), Either::Left(connection))
+        (
+            Spoken::H2(Mutex::new(Some(sender))),
+            Either::Left(connection),
+        )
     } else {
         let io = io.cut_by(life.close.clone());
         let gone = io.gone();
@@ -175,6 +200,7 @@ impl Run {
                 () = life.close.cancelled() => break None,
                 result = poll_fn(|cx| gather.poll(cx, |cx| connection.poll_unpin(cx))) => break Some(result),
                 _ = look.tick() => {
+                    self.retire();
                     let received = life.meter.received();
                     let in_use = !life.parked.load(Ordering::Relaxed);
                     match pulse.look(self.started.elapsed(), received, in_use) {
@@ -206,9 +232,16 @@ impl Run {
         gone: CancellationToken,
     ) {
         let life = &self.life;
+        let retires = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                self.retire();
+            }
+        };
         let ended = tokio::select! {
             () = life.close.cancelled() => None,
             result = connection => Some(result),
+            () = retires => None,
         };
         let released = self.users.strong_count() == 0 && !life.meter.is_finished();
         match ended {
@@ -234,6 +267,15 @@ impl Run {
             }
         }
         self.over();
+    }
+
+    /// Takes a retired tunnel from its users, between two exchanges.
+    fn retire(&self) {
+        if self.life.is_retired()
+            && let Some(tunnel) = self.users.upgrade()
+        {
+            tunnel.let_go();
+        }
     }
 
     fn over(self) {

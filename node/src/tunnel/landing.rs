@@ -197,10 +197,16 @@ impl Tunnels {
         };
         let judged = judged.map_err(ticket::Refusal::label);
         let speaks = Speaks::parse(&open.speaks);
+        let envelope = open.envelope.as_ref();
+        let through = envelope.and_then(|from| u32::try_from(from.node).ok().map(NodeId));
         relay::answer(frames, judged, |waiter, relayed| {
             let stream = Box::new(relayed);
             // Whoever waited has just given up: the sidecar sees its tunnel close.
-            let _or_gone = waiter.send(Incoming { stream, speaks });
+            let _or_gone = waiter.send(Incoming {
+                stream,
+                speaks,
+                through,
+            });
         })
     }
 }

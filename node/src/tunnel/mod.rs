@@ -43,11 +43,11 @@ use driver::Life;
 use futures::future::BoxFuture;
 use pontoon_proto::id::{NodeBoot, NodeId, RequestId};
 use pontoon_proto::peer::{PassReply, PassRequest};
-use pontoon_proto::worker::{NodeDraining, NodeMessage, node_message};
+use pontoon_proto::worker::{NodeDraining, NodeMessage, NodeStaying, node_message};
 use pontoon_raft::directory::command::EndReason;
 use pontoon_raft::group::network::Unreachable;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -69,8 +69,30 @@ struct Inner {
 
 /// What we speak over it.
 enum Spoken {
-    H2(h2::client::SendRequest<Bytes>),
+    /// Taken out when the tunnel is to end once its calls have.
+    H2(Mutex<Option<h2::client::SendRequest<Bytes>>>),
     H1(wire::Slot),
+}
+
+impl Inner {
+    /// Takes away what new calls would be begun with: the connection ends by itself with the last of
+    /// those that have begun.
+    fn let_go(&self) {
+        match &self.wire {
+            Spoken::H2(_) => drop(self.sender(Option::take)),
+            Spoken::H1(slot) => slot.let_go(),
+        }
+    }
+
+    fn sender<T>(
+        &self,
+        with: impl FnOnce(&mut Option<h2::client::SendRequest<Bytes>>) -> Option<T>,
+    ) -> Option<T> {
+        match &self.wire {
+            Spoken::H2(sender) => with(&mut sender.lock().unwrap_or_else(PoisonError::into_inner)),
+            Spoken::H1(_) => None,
+        }
+    }
 }
 
 impl Tunnel {
@@ -81,16 +103,13 @@ impl Tunnel {
 
     /// The HTTP/2 side: wait until it is ready, then send a request. `None` over HTTP/1.1.
     pub fn h2(&self) -> Option<h2::client::SendRequest<Bytes>> {
-        match &self.inner.wire {
-            Spoken::H2(sender) => Some(sender.clone()),
-            Spoken::H1(_) => None,
-        }
+        self.inner.sender(|sender| sender.clone())
     }
 
-    /// Ready for a request; `None` when it is HTTP/1.1 and in use.
+    /// Ready for a request; `None` when it is HTTP/1.1 and in use, or is about to end.
     pub async fn wire(&self) -> Option<Wire> {
         match &self.inner.wire {
-            Spoken::H2(sender) => Some(Wire::H2(sender.clone())),
+            Spoken::H2(_) => self.h2().map(Wire::H2),
             Spoken::H1(slot) => Lent::borrow(self, slot).await.map(Wire::H1),
         }
     }
@@ -110,14 +129,12 @@ impl Tunnel {
     /// Whether the tunnel can still carry a new call.
     pub fn is_live(&self) -> bool {
         self.inner.life.is_live()
+            && !self.inner.life.is_retired()
             && match &self.inner.wire {
-                Spoken::H2(sender) => {
+                Spoken::H2(_) => self.h2().is_some_and(|mut sender| {
                     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-                    !matches!(
-                        sender.clone().poll_ready(&mut cx),
-                        std::task::Poll::Ready(Err(_))
-                    )
-                }
+                    !matches!(sender.poll_ready(&mut cx), std::task::Poll::Ready(Err(_)))
+                }),
                 Spoken::H1(slot) => slot.is_free(),
             }
     }
@@ -161,6 +178,9 @@ pub type Passer = Arc<
         + Sync,
 >;
 
+/// Whether a node is about to leave.
+pub type Leaves = Arc<dyn Fn(NodeId) -> bool + Send + Sync>;
+
 /// What the tunnels of a node are made of.
 pub struct Parts {
     /// The replicated state.
@@ -169,6 +189,8 @@ pub struct Parts {
     pub passer: Passer,
     /// The way to the nodes that issued the tickets of CONNECTs that land here.
     pub relayer: Relayer,
+    /// Whether another node is about to leave, as far as is known.
+    pub leaves: Leaves,
     /// host:port of this node's worker port, as sidecars reach it.
     pub advertised: String,
     /// The cluster's id, told to sidecars.
@@ -189,6 +211,7 @@ struct Shared {
     directories: Arc<dyn Directories>,
     passer: Passer,
     relayer: Relayer,
+    leaves: Leaves,
     landing: landing::Landing,
     advertised: String,
     cluster: [u8; 16],
@@ -216,6 +239,7 @@ impl Tunnels {
             directories: parts.directories,
             passer: parts.passer,
             relayer: parts.relayer,
+            leaves: parts.leaves,
             landing: landing::Landing::default(),
             advertised: parts.advertised,
             cluster: parts.cluster,
@@ -269,6 +293,14 @@ impl Tunnels {
         let leaving = node_message::Message::NodeDraining(NodeDraining {});
         self.0.sidecars.tell_all(&NodeMessage {
             message: Some(leaving),
+        });
+    }
+
+    /// This node stays after all: what sidecars have here counts again.
+    pub fn staying(&self) {
+        let staying = node_message::Message::NodeStaying(NodeStaying {});
+        self.0.sidecars.tell_all(&NodeMessage {
+            message: Some(staying),
         });
     }
 

@@ -85,9 +85,14 @@ fn open_tunnel(shared: &Shared, target: &Target, waiting: &Waiting) -> NodeMessa
 /// relayed.
 fn ways_here(shared: &Shared, attached: Option<Vec<NodeId>>) -> Vec<String> {
     let attached = attached.unwrap_or_default();
-    let relays = attached.iter().filter(|node| **node != shared.at().node);
+    let mut relays: Vec<_> = attached
+        .iter()
+        .filter(|node| **node != shared.at().node)
+        .collect();
+    // What is relayed by a node that leaves has to move soon.
+    relays.sort_by_key(|node| (shared.leaves)(**node));
     let known = shared.directories.nodes();
-    let relays = relays.filter_map(|node| {
+    let relays = relays.into_iter().filter_map(|node| {
         let place = known.iter().find(|at| at.node == u64::from(node.0))?;
         Some(place.worker.clone())
     });

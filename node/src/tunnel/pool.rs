@@ -5,7 +5,7 @@ use super::close::CloseReason;
 use super::driver::Life;
 use super::wire::Carries;
 use crate::session::Target;
-use pontoon_proto::id::RequestId;
+use pontoon_proto::id::{NodeId, RequestId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -141,6 +141,17 @@ impl Pool {
         let dropped = session.parked.drain(..).count();
         sessions.parked -= dropped;
         sessions.sweep(id);
+    }
+
+    /// Lets the tunnels end with their calls that are relayed by a node that leaves.
+    pub(super) fn retire(&self, leaves: impl Fn(NodeId) -> bool) {
+        let sessions = self.lock();
+        let lives = sessions.by_id.values().flat_map(|session| &session.lives);
+        for life in lives.filter(|life| !life.is_retired()) {
+            if life.through().is_some_and(&leaves) {
+                life.retire();
+            }
+        }
     }
 
     /// Closes everything.

@@ -188,6 +188,11 @@ impl Sidecars {
         }
     }
 
+    /// The workers that are attached here.
+    pub fn workers(&self) -> Vec<WorkerId> {
+        self.lock().keys().copied().collect()
+    }
+
     /// The workers that are attached here, with the number of their control stream.
     pub(super) fn attached(&self) -> Vec<(WorkerId, u64)> {
         let streams = self.lock();

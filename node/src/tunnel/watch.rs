@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How often the difference is looked for.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
-/// How often new regions are looked for.
+/// How often new regions are looked for, and relays whose node leaves.
 const REGIONS_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a proposal is repeated that must not get lost. After that the reconciliation, or the
@@ -36,6 +36,7 @@ pub(super) async fn run(tunnels: Tunnels) {
             () = tunnels.stop().cancelled() => break,
             _ = look.tick() => {}
         }
+        tunnels.0.pool.retire(|node| (tunnels.0.leaves)(node));
         watched.retain(|_, task| !task.is_finished());
         for region in tunnels.0.directories.regions() {
             watched.entry(region).or_insert_with(|| {

@@ -74,6 +74,11 @@ impl Slot {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the sending side away, if no exchange has it.
+    pub(super) fn let_go(&self) {
+        self.lock().take();
+    }
+
     /// Whether an exchange could begin, as far as is known.
     pub(super) fn is_free(&self) -> bool {
         self.lock()

@@ -82,7 +82,11 @@ pub(crate) async fn step<M: Machine>(group: &Group<M>, scene: &Scene<'_>) {
     if led.is_some_and(|led| led < SHORTEN_AFTER) && view.fitting == Some(Pace::Lan) {
         view.fitting = None;
     }
-    let step = plan::next(&view).filter(|_| state.settings().autopilot);
+    // A node that is told to leave does so while memberships may not change, too: this changes none.
+    let leaving = core.beats.leaving();
+    let may =
+        |step: &Step| state.settings().autopilot || leaving && matches!(step, Step::HandOver(_));
+    let step = plan::next(&view).filter(may);
     let turn = match step {
         Some(Step::Turn(node)) => Some(node),
         _ => None,
@@ -155,11 +159,16 @@ fn see<M: Machine>(
         let heard = heard
             .get(&place.node)
             .filter(|heard| now.saturating_duration_since(heard.at) < CONNECTED)
-            .map(|heard| (heard.member, heard.pace));
+            .map(|heard| (heard.member, heard.pace, heard.leaving));
+        let leaving = match place.node == core.me {
+            true => core.beats.leaving(),
+            false => heard.is_some_and(|(.., leaving)| leaving),
+        };
         let seat = Seat {
             region: place.region,
             standing,
-            heard,
+            heard: heard.map(|(member, pace, _)| (member, pace)),
+            leaving,
         };
         seats.insert(place.node, seat);
     }

@@ -46,6 +46,8 @@ pub(crate) struct Seat {
     pub(crate) standing: Standing,
     /// Which member it is, and how patient, while it is heard of.
     pub(crate) heard: Option<(u64, Pace)>,
+    /// It is about to leave, and leads only where nobody else can.
+    pub(crate) leaving: bool,
 }
 
 /// One step.
@@ -78,7 +80,8 @@ pub(crate) fn next(view: &View) -> Option<Step> {
     if let Some(step) = view.turn(voters) {
         return Some(step);
     }
-    view.drop_learner()
+    view.leave(voters)
+        .or_else(|| view.drop_learner())
         .or_else(|| view.add_learner(voters))
         .or_else(|| view.vote(voters))
         .or_else(|| view.shorten(voters))
@@ -104,6 +107,26 @@ impl View {
         }
         late.retain(|member| *member != self.me);
         late.first().map(|member| Step::Turn(node_of(*member)))
+    }
+
+    /// A leader that is about to leave lets another voter lead that is not.
+    fn leave(&self, voters: &BTreeSet<u64>) -> Option<Step> {
+        if !self.is_leaving(self.me) {
+            return None;
+        }
+        self.successor(&self.staying(voters)).map(Step::HandOver)
+    }
+
+    /// Whether a member's node is about to leave.
+    fn is_leaving(&self, member: u64) -> bool {
+        let seat = self.seats.get(&node_of(member));
+        seat.is_some_and(|seat| seat.leaving)
+    }
+
+    /// Those of which nobody knows that they are about to leave.
+    fn staying(&self, of: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let staying = of.iter().filter(|member| !self.is_leaving(**member));
+        staying.copied().collect()
     }
 
     /// A learner that has no business here: its node left, is dead, or came back as another member.
@@ -258,12 +281,13 @@ impl View {
         if at_home(self.me) {
             return None;
         }
-        let there: BTreeSet<u64> = voters.iter().copied().filter(|m| at_home(*m)).collect();
+        let mut there = self.staying(voters);
+        there.retain(|member| at_home(*member));
         self.successor(&there).map(Step::HandOver)
     }
 
-    /// Who can lead next, of these: alive, caught up, with the timing that is written down, at home
-    /// if possible.
+    /// Who can lead next, of these: alive, caught up, with the timing that is written down; if
+    /// possible one that stays, at home.
     fn successor(&self, of: &BTreeSet<u64>) -> Option<u64> {
         let fit = |member: &&u64| {
             let Some(seat) = self.seats.get(&node_of(**member)) else {
@@ -278,7 +302,10 @@ impl View {
             let seat = self.seats.get(&node_of(**member));
             seat.map(|seat| Some(seat.region) != self.home)
         };
-        of.iter().filter(fit).min_by_key(away).copied()
+        of.iter()
+            .filter(fit)
+            .min_by_key(|member| (self.is_leaving(**member), away(member)))
+            .copied()
     }
 }
 

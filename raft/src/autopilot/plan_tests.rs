@@ -24,6 +24,7 @@ fn world(home: Option<u16>, survive: Survive, voters: &[u32]) -> View {
                 region: region(node),
                 standing: Standing::Member,
                 heard: Some((m(node), Pace::Wan)),
+                leaving: false,
             };
             (NodeId(node), seat)
         })
@@ -304,4 +305,28 @@ proptest! {
             prop_assert_eq!(rest, wanted);
         }
     }
+}
+
+#[test]
+fn o_drn_1_a_leader_that_leaves_hands_over_at_home_and_not_to_one_that_leaves_too() {
+    let mut view = world(Some(1), Survive::Region, &[1, 2, 4, 5, 7]);
+    assert_eq!(next(&view), None);
+    view.seat(1).leaving = true;
+    assert_eq!(next(&view), Some(Step::HandOver(m(2))));
+    view.seat(2).leaving = true;
+    assert_eq!(next(&view), Some(Step::HandOver(m(4))));
+    for node in [4, 5, 7] {
+        view.seat(node).leaving = true;
+    }
+    assert_eq!(next(&view), None, "somebody has to lead");
+}
+
+#[test]
+fn o_drn_1_a_leader_away_from_home_does_not_go_where_everybody_leaves() {
+    let mut view = world(Some(2), Survive::Region, &[1, 2, 4, 5, 7]);
+    assert_eq!(next(&view), Some(Step::HandOver(m(4))));
+    view.seat(4).leaving = true;
+    assert_eq!(next(&view), Some(Step::HandOver(m(5))));
+    view.seat(5).leaving = true;
+    assert_eq!(next(&view), None);
 }

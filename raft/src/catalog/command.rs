@@ -145,6 +145,14 @@ pub enum Command {
         /// Whose doing, for the audit trail.
         actor: String,
     },
+    /// Something that an operator did to a process and that changes no record, for the audit trail;
+    /// from format [`RECORDS_FORMAT`] on.
+    Record {
+        /// What was done to what; at most [`RECORD_MAX`] bytes.
+        what: String,
+        /// Whose doing.
+        actor: String,
+    },
 }
 
 /// The first entry format with weights and regions of versions.
@@ -161,6 +169,12 @@ pub enum Spill {
     /// In these regions and nowhere else, tried in this order.
     Only(Vec<RegionId>),
 }
+
+/// The first entry format with records of what operators did to processes.
+pub const RECORDS_FORMAT: u16 = 3;
+
+/// The longest such record, in bytes: a verb and a node's name take 100.
+pub const RECORD_MAX: usize = 256;
 
 /// The first entry format with limits: builds that write an older one know none.
 pub const LIMITS_FORMAT: u16 = 2;

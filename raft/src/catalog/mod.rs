@@ -200,6 +200,7 @@ impl Machine for Catalog {
                 spill,
                 actor,
             } => self.set_spill(index, version, spill, &actor),
+            Command::Record { what, actor } => self.record(index, what, &actor),
         };
         outcome.err().unwrap_or(Reply::Done)
     }

@@ -1,6 +1,6 @@
 //! What holds for the whole cluster: the format of entries, the catalog's own pace, the autopilot.
 
-use super::command::{Pace, Reply};
+use super::command::{Pace, RECORD_MAX, RECORDS_FORMAT, Reply};
 use super::node::CLUSTER;
 use super::{Catalog, Outcome};
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,23 @@ impl Catalog {
     }
 
     /// Raises the format once every node reads it; a node that can't would be cut off from its groups.
+    pub(super) fn record(&mut self, index: u64, what: String, actor: &str) -> Outcome {
+        if self.format() < RECORDS_FORMAT {
+            return Err(Reply::Refused(format!(
+                "records of what operators do to processes need entry format {RECORDS_FORMAT}, and \
+                 the cluster writes {}: it rises within seconds after every node's build knows it",
+                self.format()
+            )));
+        }
+        if what.is_empty() || what.len() > RECORD_MAX {
+            return Err(Reply::Invalid(format!(
+                "what was done takes 1 to {RECORD_MAX} bytes"
+            )));
+        }
+        self.log(index, actor, what);
+        Ok(())
+    }
+
     pub(super) fn raise_format(&mut self, index: u64, format: u16) -> Outcome {
         if format <= self.records.settings.format {
             return Ok(());

@@ -262,6 +262,22 @@ impl Cluster {
         self.0.keeper.store.failure()
     }
 
+    /// Says to all groups whether this node is about to leave: others lead them instead, while there
+    /// are others. It stays a member. A group that starts later has to be told again.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.0.catalog.set_leaving(leaving);
+        for group in self.0.regions.load().values() {
+            group.set_leaving(leaving);
+        }
+    }
+
+    /// How many groups this node believes to lead.
+    pub fn groups_led(&self) -> usize {
+        let regions = self.0.regions.load();
+        let led = regions.values().filter(|group| group.leads()).count();
+        led + usize::from(self.0.catalog.leads())
+    }
+
     /// Ends the groups, and writes what is still to be written.
     pub async fn stop(&self) {
         self.0.loops.stop();

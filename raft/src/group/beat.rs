@@ -13,6 +13,7 @@ use crate::member::node_of;
 use pontoon_proto::id::NodeId;
 use pontoon_proto::peer as pb;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -27,7 +28,11 @@ pub(crate) const CONNECTED: Duration = Duration::from_secs(3);
 
 /// What one node knows of the beats of one group.
 #[derive(Debug, Default)]
-pub(crate) struct Beats(Mutex<State>);
+pub(crate) struct Beats {
+    state: Mutex<State>,
+    /// This node is about to leave, and had better not lead.
+    leaving: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -62,6 +67,8 @@ pub(crate) struct Heard {
     pub(crate) member: u64,
     /// How patient its replica is.
     pub(crate) pace: Pace,
+    /// It is about to leave.
+    pub(crate) leaving: bool,
 }
 
 impl Beats {
@@ -83,7 +90,7 @@ impl Beats {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another incarnation of the group begins: what was confirmed of the one before counts for
@@ -92,11 +99,22 @@ impl Beats {
         *self.lock() = State::default();
     }
 
-    fn heard(&self, member: u64, pace: Pace) {
+    /// Says with each beat from now on whether this node is about to leave.
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Relaxed);
+    }
+
+    /// Whether this node is about to leave.
+    pub(crate) fn leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    fn heard(&self, member: u64, pace: Pace, leaving: bool) {
         let heard = Heard {
             at: clock::now(),
             member,
             pace,
+            leaving,
         };
         let mut state = self.lock();
         // A late beat of an earlier life says nothing of this one.
@@ -109,13 +127,18 @@ impl Beats {
 
 impl Core {
     /// Serves a beat, also this node's own.
-    pub(crate) async fn serve_beat(&self, member: u64, pace: Pace) -> Result<Word, Refused> {
+    pub(crate) async fn serve_beat(
+        &self,
+        member: u64,
+        pace: Pace,
+        leaving: bool,
+    ) -> Result<Word, Refused> {
         if self.leading().is_none() {
             // This node is no news to whoever asked it, itself included.
             let other = self.leader().filter(|leader| *leader != self.me);
             return Err(Refused::NotLeader(other));
         }
-        self.beats.heard(member, pace);
+        self.beats.heard(member, pace, leaving);
         // Before the confirmation, which then stands for it too.
         let members = self.members();
         self.confirmed().await?;
@@ -177,14 +200,16 @@ impl Core {
     }
 
     async fn beat(&self, to: NodeId) -> Result<Word, Refused> {
+        let leaving = self.beats.leaving();
         if to == self.me {
-            return self.serve_beat(self.member, self.pace).await;
+            return self.serve_beat(self.member, self.pace, leaving).await;
         }
         let within = self.timing.attempt();
         let request = pb::BeatRequest {
             envelope: Some(self.origin.envelope(0)),
             member: self.member,
             pace: pace_number(self.pace),
+            leaving,
         };
         let sent = self.transport.beat(to, request, within);
         let Ok(Ok(reply)) = tokio::time::timeout(within, sent).await else {

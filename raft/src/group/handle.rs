@@ -410,6 +410,12 @@ impl<M: Machine> Group<M> {
         self.core().raft.trigger().snapshot().await.ok();
     }
 
+    /// Says whether this node is about to leave: then others lead the group instead, while there are
+    /// others.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.0.beats.set_leaving(leaving);
+    }
+
     /// Whether this replica believes that it leads; only a read or a beat makes sure.
     pub fn leads(&self) -> bool {
         self.core().leads()

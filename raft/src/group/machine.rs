@@ -41,7 +41,8 @@ pub(crate) struct Batch {
 
 /// The newest entry format that this build applies. What leaders write is a setting of the catalog,
 /// which rises only when every node's build knows it. 2: the catalog has limits. 3: it has the routes of
-/// versions, and tenants take turns in a directory's queues.
+/// versions, its audit trail has what operators did to processes, and tenants take turns in a directory's
+/// queues.
 pub const FORMAT: u16 = 3;
 
 /// Writes a view of a state; seconds for a large one, so it is called where that hurts nobody.

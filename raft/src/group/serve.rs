@@ -303,7 +303,7 @@ impl Registry {
         };
         let answer = match (self.core(request.envelope.as_ref()), from) {
             (Ok(core), Some(from)) if node_of(request.member) == from => {
-                core.serve_beat(request.member, pace).await
+                core.serve_beat(request.member, pace, request.leaving).await
             }
             _ => Err(Unanswered::Unavailable),
         };

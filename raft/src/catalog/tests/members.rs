@@ -260,3 +260,26 @@ fn settings_are_audited_when_they_change_and_only_then() {
     };
     assert!(matches!(world.say(wrong), Reply::Invalid(_)));
 }
+
+#[test]
+fn what_operators_did_to_processes_is_recorded_once_every_build_can_read_it() {
+    let mut world = World::with_two_tenants();
+    let record = |what: &str| Command::Record {
+        what: what.to_owned(),
+        actor: "ada".to_owned(),
+    };
+    let reply = world.say(record("drain node n1"));
+    assert!(
+        matches!(&reply, Reply::Refused(text) if text.contains("format 3")),
+        "{reply:?}"
+    );
+    let format = RECORDS_FORMAT;
+    assert_eq!(world.say(Command::RaiseFormat { format }), Reply::Done);
+    for wrong in [String::new(), "x".repeat(RECORD_MAX + 1)] {
+        let reply = world.say(record(&wrong));
+        assert!(matches!(reply, Reply::Invalid(_)), "{reply:?}");
+    }
+    assert_eq!(world.say(record("drain node n1")), Reply::Done);
+    let last = world.state.audit().last().expect("a line");
+    assert_eq!((&last.actor[..], &last.what[..]), ("ada", "drain node n1"));
+}

@@ -178,6 +178,10 @@ fn commands() -> Vec<Command> {
             spill: Spill::Only(vec![RegionId(1)]),
             actor: actor(),
         },
+        Command::Record {
+            what: "drain of node n1".into(),
+            actor: actor(),
+        },
     ]
 }
 
@@ -209,6 +213,7 @@ fn state() -> Catalog {
                 | Command::SetLimit { .. }
                 | Command::SetWeights { .. }
                 | Command::SetSpill { .. }
+                | Command::Record { .. }
         );
         !removes
     });
