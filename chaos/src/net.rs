@@ -7,6 +7,7 @@
 use crate::cluster::Error;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 pub(crate) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 pub(crate) use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +15,9 @@ pub(crate) use tokio::net::{TcpListener, TcpStream};
 /// Above the well-known ports and those of common services, below Linux's ephemeral range, which
 /// begins at 32,768.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+/// How long a process of this machine may take to answer a GET.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often a free port is looked for; with a range half full, 64 draws fail once in 2^64.
 const DRAWS_MAX: u32 = 64;
@@ -30,19 +34,6 @@ pub(crate) async fn dial_to(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The answer to a GET at a port of this machine, head and body.
-pub(crate) async fn get(port: u16, path: &str) -> std::io::Result<String> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = dial(port).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    let read = stream.read_to_end(&mut answer);
-    let within = std::time::Duration::from_secs(5);
-    tokio::time::timeout(within, read).await??;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
 /// Listens, with room for thousands that come at once.
 pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = tokio::net::TcpSocket::new_v4()?;
@@ -53,15 +44,23 @@ pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> 
 
 /// The body of the answer to a GET of a port of this machine.
 pub(crate) async fn get(port: u16, path: &str) -> Result<String, Error> {
-    let broken = |error: std::io::Error| Error(format!("GET {path} of port {port}: {error}"));
-    let mut stream = dial(port).await.map_err(broken)?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(broken)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.map_err(broken)?;
+    let answered = async {
+        let mut stream = dial(port).await?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let broken =
+        |error: &dyn std::fmt::Display| Error(format!("GET {path} of port {port}: {error}"));
+    let answer = tokio::time::timeout(ANSWER_WITHIN, answered).await;
+    let answer = answer.map_err(|late| broken(&late))?;
+    let answer = answer.map_err(|error| broken(&error))?;
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
-        _ => Err(Error(format!("GET {path} of port {port}: {answer}"))),
+        _ => Err(broken(&answer)),
     }
 }
 
