@@ -28,7 +28,7 @@ locals {
           scope                    = "public"
           location                 = region.location
           set                      = name
-          health   = name
+          health                   = name
         } if length(addresses) > 0
       ]
     ]
