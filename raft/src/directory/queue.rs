@@ -85,12 +85,13 @@ impl Step<'_> {
         }
     }
 
-    /// The first of a tenant's waiting opens, if there is one, has this turn.
+    /// The first of a tenant's waiting opens, if there is one, has this turn, unless it came later.
     pub(super) fn pass_turn(&mut self, version: VersionId, tenant: TenantId, turn: u64) {
         let first = self.state.indexes.first_of(version, tenant);
         let first = first.and_then(|(id, _)| self.state.sessions.get(&id));
         if let Some(first) = first
             && let Some(waiting) = first.waiting().copied()
+            && waiting.arrival < turn
         {
             let next = Session {
                 state: State::Next(waiting, turn),

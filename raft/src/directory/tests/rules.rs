@@ -359,7 +359,7 @@ fn a_long_queue_is_served_a_piece_at_a_time_and_a_newcomer_does_not_pass_it() {
     );
     world.settle();
     // The newcomer's tenant has its turn after one open of each other one.
-    assert_eq!(world.place(9_999), "bound 1/1003");
+    assert_eq!(world.place(9_999), "bound 1/2003");
     assert_eq!(world.place(2_999), "bound 1/3000");
     world.state.check().unwrap();
 }
