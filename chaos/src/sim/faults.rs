@@ -329,8 +329,14 @@ impl Nemesis {
         self.world.tell(format_args!("healed"));
     }
 
-    /// Starts what could not be started.
+    /// Starts what could not be started, and again what has stopped because of its disk.
     pub(super) async fn retry(&mut self) {
+        for at in 0..self.machines.len() {
+            let life = self.machines[at].life.as_ref();
+            if life.is_some_and(|life| life.cluster.storage_failure().is_some()) {
+                self.later.push((clock::now(), at, Undo::Disk));
+            }
+        }
         self.undo(clock::now()).await;
     }
 }

@@ -22,6 +22,7 @@ use net::Net;
 use node::{Machine, Site};
 use pontoon_proto::id::{NodeId, RegionId};
 use pontoon_raft::cluster::Member;
+use pontoon_raft::group::Status;
 use pontoon_raft::machine::Machine as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -130,7 +131,7 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
     for at in 0..members.len() {
         nemesis.start(at).await;
     }
-    spawn(look(world.clone(), watch, lives.clone()));
+    spawn(look(world.clone(), watch.clone(), lives.clone()));
     if !settled(&mut nemesis, &lives, count).await {
         return world.fail("founding", format_args!("not within {HEALED:?}"));
     }
@@ -141,6 +142,7 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+    watch.hurts();
     nemesis.rage(RAGE).await;
     if world.failed() {
         return;
@@ -205,17 +207,27 @@ fn unsettled(lives: &Lives, regions: u16) -> Option<String> {
         if groups.len() != usize::from(regions) {
             return Some(format!("{node} runs {} regions", groups.len()));
         }
-        if let Some((region, _)) = groups.iter().find(|(_, group)| !group.connected()) {
-            return Some(format!("{node} is not connected to {region:?}"));
+        if let Some((region, group)) = groups.iter().find(|(_, group)| !group.connected()) {
+            let status = group.status();
+            return Some(format!("{node} is not connected to {region:?}: {status:?}"));
         }
     }
     for region in 1..=regions {
-        let digests = lives.values().filter_map(|life| {
+        let replicas = lives.iter().filter_map(|(node, life)| {
             let group = life.cluster.region(RegionId(region))?;
-            Some((group.status().applied, group.state().digest()))
+            Some((*node, group.status(), group.state().digest()))
         });
-        if digests.collect::<BTreeSet<_>>().len() != 1 {
-            return Some(format!("the replicas of region {region} differ"));
+        let replicas: Vec<_> = replicas.collect();
+        let same = |one: &(_, Status, _)| (one.1.applied, one.2);
+        if replicas.iter().map(same).collect::<BTreeSet<_>>().len() != 1 {
+            let each = replicas.iter().map(|(node, status, _)| {
+                format!(
+                    "{node} in term {} under {:?} has {} of {}, failed: {:?}",
+                    status.term, status.leader, status.applied, status.last_log, status.failed
+                )
+            });
+            let each = each.collect::<Vec<_>>().join("; ");
+            return Some(format!("the replicas of region {region} differ: {each}"));
         }
     }
     None

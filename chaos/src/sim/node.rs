@@ -107,7 +107,8 @@ impl Machine {
             Ok(Ok(cluster)) => cluster,
             Ok(Err(why)) => {
                 host.kill();
-                return Err(why);
+                // Where it lies is another folder in each run.
+                return Err(why.replace(&*self.site.home.to_string_lossy(), "~"));
             }
             Err(_) => {
                 host.kill();

@@ -2,8 +2,8 @@
 //!
 //! | check | what must hold |
 //! | --- | --- |
-//! | `one-leader` | a term of a group has at most one leader |
-//! | `log-matching` | two entries of one index and term are the same bytes |
+//! | `log-matching` | two entries of one index, term and leader are the same bytes: in openraft a term may have
+//!   several leaders one after the other, ordered by their numbers |
 //! | `committed` | what a leader called committed never changes |
 //! | `replicas-equal` | two replicas that applied as much have the same state hash |
 //! | `invariants` | the state machine's own, on every published state |
@@ -46,15 +46,18 @@ struct Known {
 
 #[derive(Default)]
 struct Seen {
-    leaders: BTreeMap<(Of, u64), NodeId>,
+    /// How far each replica was when it was looked at last.
+    looked: BTreeMap<(NodeId, Of), u64>,
     last_leader: BTreeMap<Of, NodeId>,
-    entries: BTreeMap<(Of, u64, u64), u64>,
-    committed: BTreeMap<(Of, u64), (u64, u64)>,
+    entries: BTreeMap<(Of, u64, u64, u64), u64>,
+    committed: BTreeMap<(Of, u64), (u64, u64, u64)>,
     hashes: BTreeMap<(Of, u64), [u8; 32]>,
     voters: BTreeMap<Of, Vec<NodeId>>,
     sessions: BTreeMap<RequestId, Known>,
     dying: BTreeSet<WorkerId>,
     jumps: u32,
+    /// Somebody was cut off, stopped or killed so far.
+    hurt: bool,
 }
 
 /// The checks of one run.
@@ -78,13 +81,16 @@ impl Watch {
     /// A leader's message on its way.
     pub(super) fn appends(&self, of: Of, request: &pb::AppendRequest) {
         let mut seen = self.seen();
-        let committed = request.leader_commit.as_ref().map_or(0, |id| id.index);
+        let committed = request.leader_commit.as_ref().map(|id| id.index);
         for entry in &request.entries {
             let Some(id) = &entry.log_id else { continue };
             let mut hasher = DefaultHasher::new();
             entry.record.hash(&mut hasher);
             let hash = hasher.finish();
-            let same = *seen.entries.entry((of, id.index, id.term)).or_insert(hash);
+            let same = *seen
+                .entries
+                .entry((of, id.index, id.term, id.member))
+                .or_insert(hash);
             if same != hash {
                 self.world.fail(
                     "log-matching",
@@ -92,9 +98,10 @@ impl Watch {
                 );
             }
             let known = seen.committed.get(&(of, id.index)).copied();
-            if id.index <= committed {
-                seen.committed.insert((of, id.index), (id.term, hash));
-                if known.is_some_and(|known| known != (id.term, hash)) {
+            if committed.is_some_and(|committed| id.index <= committed) {
+                seen.committed
+                    .insert((of, id.index), (id.term, id.member, hash));
+                if known.is_some_and(|known| known != (id.term, id.member, hash)) {
                     self.world.fail(
                         "committed",
                         format_args!("group {of:?}: entry {} was committed as another", id.index),
@@ -104,13 +111,16 @@ impl Watch {
         }
     }
 
-    /// Looks at one replica.
-    pub(super) fn look<M: Machine>(&self, node: NodeId, group: &Group<M>) -> (Of, u64, Arc<M>) {
+    /// Looks at one replica; none if it stands where it stood the last time.
+    pub(super) fn look<M: Machine>(&self, node: NodeId, group: &Group<M>) -> Option<(u64, Arc<M>)> {
         let of = (u32::from(group.id().number()), group.generation());
         let status = group.status();
         self.leader(of, node, group.leads(), &status);
         // The state is published before the index is: what is read first is not the newer one.
         let index = *group.changed().borrow();
+        if self.seen().looked.insert((node, of), index) == Some(index) {
+            return None;
+        }
         let state = group.state();
         if let Err(broken) = state.check() {
             self.world.fail(
@@ -126,20 +136,13 @@ impl Watch {
                 format_args!("{node} {of:?} differs from another replica at {index}"),
             );
         }
-        (of, index, state)
+        Some((index, state))
     }
 
     fn leader(&self, of: Of, node: NodeId, leads: bool, status: &Status) {
         let mut seen = self.seen();
         if !leads {
             return;
-        }
-        let known = *seen.leaders.entry((of, status.term)).or_insert(node);
-        if known != node {
-            self.world.fail(
-                "one-leader",
-                format_args!("{known} and {node} lead {of:?} in term {}", status.term),
-            );
         }
         if seen.last_leader.insert(of, node) != Some(node) {
             self.world.count("leader changes");
@@ -165,17 +168,20 @@ impl Watch {
 
     /// Looks at one replica of a directory, session by session.
     pub(super) fn directory(&self, node: NodeId, group: &Group<Directory>) {
-        let (_, index, state) = self.look(node, group);
+        let Some((index, state)) = self.look(node, group) else {
+            return;
+        };
         let now = self.world.age();
         let mut seen = self.seen();
         let Seen {
             sessions,
             dying,
             jumps,
+            hurt,
             ..
         } = &mut *seen;
         for (id, known) in sessions {
-            self.session(*id, known, index, &state, now, dying, *jumps);
+            self.session(*id, known, index, &state, now, dying, (*jumps, *hurt));
         }
     }
 
@@ -191,7 +197,7 @@ impl Watch {
         state: &Directory,
         now: Duration,
         dying: &BTreeSet<WorkerId>,
-        jumps: u32,
+        (jumps, hurt): (u32, bool),
     ) {
         if id.region() != Some(state.region()) {
             return;
@@ -219,7 +225,7 @@ impl Watch {
             let first = known.ended.is_none();
             known.ended = Some((index, reason));
             if first {
-                self.ended(id, known, reason, now, dying, jumps);
+                self.ended(id, known, reason, now, dying, (jumps, hurt));
             }
         }
     }
@@ -232,7 +238,7 @@ impl Watch {
         reason: EndReason,
         now: Duration,
         dying: &BTreeSet<WorkerId>,
-        jumps: u32,
+        (jumps, hurt): (u32, bool),
     ) {
         self.world.count(match reason {
             EndReason::Expired => "ends by expiry",
@@ -245,7 +251,8 @@ impl Watch {
             .is_some_and(|binding| dying.contains(&binding.worker));
         let may = match reason {
             EndReason::Released | EndReason::Cancelled | EndReason::NoLink => known.end_asked,
-            EndReason::WorkerLost => dies || known.binding.is_none(),
+            // Whoever is cut off from all of its nodes for long enough is lost by right.
+            EndReason::WorkerLost => dies || hurt || known.binding.is_none(),
             EndReason::Expired => {
                 let least = known.window + ENTER_MARGIN;
                 let slack = Duration::from_secs(2) * jumps;
@@ -269,6 +276,11 @@ impl Watch {
     /// A client sets out to open a session.
     pub(super) fn opens(&self, id: RequestId, window: Duration) {
         self.seen().sessions.entry(id).or_default().window = window;
+    }
+
+    /// From now on nodes are hurt.
+    pub(super) fn hurts(&self) {
+        self.seen().hurt = true;
     }
 
     /// The client was told that it is bound.

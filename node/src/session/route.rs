@@ -89,7 +89,7 @@ pub(super) fn ways(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pontoon_proto::id::{TenantId, VersionId};
+    use pontoon_proto::id::{NodeId, TenantId, VersionId};
     use pontoon_raft::catalog::command::{
         Command, Function, ROUTES_FORMAT, Region, Reply, Survive, Tenant, VersionPolicy,
         VersionState,
@@ -124,7 +124,7 @@ mod tests {
         };
         let region = |number, name| {
             let number = RegionId(number);
-            Command::AddRegion(Region::new(number, name, Survive::Region, Vec::new()))
+            Command::AddRegion(Region::new(number, name, Survive::Region, vec![NodeId(1)]))
         };
         let format = ROUTES_FORMAT;
         for command in [

@@ -233,7 +233,15 @@ impl Core {
     /// Waits a little, or until the leader changes.
     async fn pause(&self, wait: &mut Duration) {
         let mut metrics = self.raft.server_metrics();
-        tokio::time::timeout(*wait, metrics.changed()).await.ok();
+        // A receiver is given out as if what it shows were news; without this nobody would ever wait.
+        metrics.changed().now_or_never();
+        let changed = async {
+            if metrics.changed().await.is_err() {
+                // The replica has ended, and nothing will change any more.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::time::timeout(*wait, changed).await.ok();
         *wait = (*wait * 2).min(RETRY_MAX);
     }
 
