@@ -17,6 +17,10 @@ bench NAME *ARGS:
     cargo build --release -p pontoon -p pontoon-chaos
     cargo run --release -p pontoon-chaos -- bench {{NAME}} {{ARGS}}
 
+# Control planes in simulated time, from seeds. docs/chaos-sim.md has more.
+sim *ARGS:
+    cargo run --release -p pontoon-chaos -- sim {{ARGS}}
+
 # Hurts a cluster of real processes: a scenario of chaos/scenarios. docs/chaos.md has more.
 chaos SCENARIO *ARGS:
     cargo build --release -p pontoon -p pontoon-chaos

@@ -1,11 +1,11 @@
 //! The world that Pontoon must survive, and how fast it is there: real processes, measured and killed.
 //!
-//! To follow a command, read [`cli`], then [`bench`] (what is measured against what) and [`run`] (a [`scenario`] with [`fault`]s, its [`workload`],
-//! what happened as [`history`], and what must be true of it in [`check`]). [`cluster`] has
-//! the processes: of ours, and of the systems beside ours, and
-//! [`part`] what both are measured with. Nothing here links the node itself: what it
-//! does is seen from outside, through its admin and peer APIs. [`sim`] is the other half: the control
-//! plane in one thread, from a seed.
+//! To follow a command, read [`cli`], then one of three: [`bench`] (what is measured against what), [`run`] (a
+//! [`scenario`] with [`fault`]s, its [`workload`], what happened as [`history`], and what must be true of it in
+//! [`check`]), or [`sim`] (the control plane in one thread, from a seed). [`cluster`] has the processes, of ours and of
+//! the systems beside ours, [`link`] what lies between regions, and [`part`] what is measured with. Except in
+//! [`sim`], nothing here links the node itself: what it does is seen from outside, through its admin and peer
+//! APIs.
 
 pub mod bench;
 pub mod check;
