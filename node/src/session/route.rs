@@ -91,8 +91,8 @@ mod tests {
     use super::*;
     use pontoon_proto::id::{NodeId, TenantId, VersionId};
     use pontoon_raft::catalog::command::{
-        Command, Function, ROUTES_FORMAT, Region, Reply, Survive, Tenant, VersionPolicy,
-        VersionState,
+        Command, FirstVoter, Function, ROUTES_FORMAT, Region, Reply, Survive, Tenant,
+        VersionPolicy, VersionState,
     };
     use pontoon_raft::machine::{Clock, Machine as _};
 
@@ -122,9 +122,13 @@ mod tests {
                 actor: actor(),
             })
         };
+        let first = FirstVoter {
+            node: NodeId(1),
+            life: 1,
+        };
         let region = |number, name| {
             let number = RegionId(number);
-            Command::AddRegion(Region::new(number, name, Survive::Region, vec![NodeId(1)]))
+            Command::AddRegion(Region::new(number, name, Survive::Region, vec![first]))
         };
         let format = ROUTES_FORMAT;
         for command in [
