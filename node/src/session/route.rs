@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(with_weight(&catalog, FUNCTION, &all).len(), 2);
         assert_eq!(chosen(&catalog, 7), None);
         weigh(&mut catalog, 95, 5);
-        let steps = (0..1_000).map(|step| step * (u64::MAX / 1_000) + 1);
+        let steps = (0..1_000).map(|step| step * (u64::MAX / 1_000) + u64::MAX / 2_000);
         let canaries = steps.filter(|random| chosen(&catalog, *random) == Some(id(2)));
         assert_eq!(canaries.count(), 50);
         weigh(&mut catalog, 0, 100);
