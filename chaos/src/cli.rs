@@ -9,6 +9,7 @@ use crate::part::Part;
 use crate::{run, sim};
 use clap::Parser;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,9 +55,13 @@ enum Bench {
 
 /// Runs the command of this process's arguments and says how it went.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     if let Command::Sim(options) = &cli.command {
         return finish(sim::command(options).map(Some));
+    }
+    if let Command::Run(options) = &mut cli.command {
+        apart(options);
+        options.apart = std::env::var_os(APART).is_some_and(|said| said == "network");
     }
     let mut runtime = match cli.command {
         Command::Bench(_) | Command::Run(_) => Builder::new_multi_thread(),
@@ -68,6 +73,47 @@ pub fn main() -> ExitCode {
         Err(error) => Err(Error(format!("cannot start threads: {error}"))),
     };
     finish(ended)
+}
+
+/// Says what the process has for itself: its mounts, or its mounts and its network.
+const APART: &str = "PONTOON_CHAOS_APART";
+
+/// Becomes a process with mounts and a network of its own, where that is allowed: then nothing that is made
+/// for a run is seen by others, or outlives it, however that ends.
+fn apart(options: &run::Options) {
+    let Ok(own) = std::env::current_exe() else {
+        return;
+    };
+    if std::env::var_os(APART).is_some() {
+        return;
+    }
+    let mounts = ["--mount", "--propagation", "private"];
+    let network = ["--net", "--mount", "--propagation", "private"];
+    let allowed = |words: &[&str], attempt: &str| {
+        let mut unshare = std::process::Command::new("unshare");
+        let tried = unshare.args(words).args(["sh", "-c", attempt]).output();
+        tried.is_ok_and(|tried| tried.status.success())
+    };
+    // What cluster::spaces will do.
+    let divide = "ip link set lo up && ip link add name b0 type bridge && ip link add name v0 type veth peer name v1";
+    let (words, said) = match options.loopback {
+        false if allowed(&network, divide) => (&network[..], "network"),
+        _ if allowed(&mounts, "true") => (&mounts[..], "mounts"),
+        _ => return,
+    };
+    let runtime = Builder::new_current_thread().enable_all().build();
+    // What is missing then is missed again, and told, by whoever needs it.
+    if let Ok(runtime) = runtime {
+        runtime.block_on(run::prepare(options)).ok();
+    }
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(words)
+        .arg(own)
+        .args(std::env::args_os().skip(1));
+    // It returns only when it fails; then the run goes on as it is.
+    let failed = command.env(APART, said).exec();
+    eprintln!("pontoon-chaos: {failed}");
 }
 
 /// Prints what is to be printed.

@@ -3,14 +3,19 @@
 pub use pontoon_raft::clock::{Instant, now};
 
 /// Today, UTC, as `2026-11-24`.
+pub fn today() -> String {
+    let (year, month, day) = date(since_1970().as_secs() / 86_400);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// How long it is since 1970, UTC.
 #[expect(
     clippy::disallowed_methods,
-    reason = "this file is the seam, and a figure needs its date"
+    reason = "this file is the seam; figures need their date, and certificates their begin and end"
 )]
-pub fn today() -> String {
+pub fn since_1970() -> std::time::Duration {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let (year, month, day) = date(since.map_or(0, |since| since.as_secs() / 86_400));
-    format!("{year:04}-{month:02}-{day:02}")
+    since.unwrap_or_default()
 }
 
 /// The Gregorian date that is so many days after 1970-01-01: whole eras of 400 years, with the year

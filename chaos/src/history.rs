@@ -8,6 +8,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Messages of one stream.
+pub const MESSAGES: usize = 5;
+
 /// What a client did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +25,26 @@ pub enum Kind {
     Resume,
     /// The session's end, asked for by its client.
     Release,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 5] = [
+        Kind::Open,
+        Kind::Call,
+        Kind::Stream,
+        Kind::Resume,
+        Kind::Release,
+    ];
+
+    /// How much it adds to the session's sum when all of it is done.
+    pub fn adds(self) -> i64 {
+        match self {
+            Kind::Open | Kind::Call | Kind::Resume => 1,
+            Kind::Stream => MESSAGES as i64,
+            Kind::Release => 0,
+        }
+    }
 }
 
 /// How it went.
@@ -158,6 +181,32 @@ impl History {
     pub fn count(&self, kind: Kind) -> usize {
         let ops = self.ops.iter();
         ops.filter(|op| op.kind == kind && op.ok()).count()
+    }
+
+    /// How long the operations of a kind took that succeeded, in ascending order, and how many did not.
+    pub fn took(&self, kind: Kind) -> (Vec<u64>, usize) {
+        let all = self.ops.iter().filter(|op| op.kind == kind);
+        let ok = all.clone().filter(|op| op.ok());
+        let mut took: Vec<u64> = ok.map(|op| op.end - op.start).collect();
+        took.sort_unstable();
+        let others = all.count() - took.len();
+        (took, others)
+    }
+
+    /// What was said instead of an answer, most often first, and how often.
+    pub fn failures(&self) -> Vec<(String, usize)> {
+        let mut said = BTreeMap::<String, usize>::new();
+        for op in &self.ops {
+            let words = match &op.outcome {
+                Outcome::Ok { .. } => continue,
+                Outcome::Failed { code, text } => format!("code {code}: {text}"),
+                Outcome::Unknown { why } => format!("unknown: {why}"),
+            };
+            *said.entry(words).or_default() += 1;
+        }
+        let mut said: Vec<(String, usize)> = said.into_iter().collect();
+        said.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        said
     }
 
     /// Writes one JSON object per line: faults, then operations.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 pub(crate) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-pub(crate) use tokio::net::{TcpListener, TcpStream};
+pub(crate) use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Above the well-known ports and those of common services, below Linux's ephemeral range, which
 /// begins at 32,768.
@@ -42,10 +42,10 @@ pub(crate) async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> 
     socket.listen(4_096)
 }
 
-/// The body of the answer to a GET of a port of this machine.
-pub(crate) async fn get(port: u16, path: &str) -> Result<String, Error> {
+/// The body of the answer to a GET.
+pub(crate) async fn get(at: SocketAddr, path: &str) -> Result<String, Error> {
     let answered = async {
-        let mut stream = dial(port).await?;
+        let mut stream = dial_to(at).await?;
         let request =
             format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -53,8 +53,7 @@ pub(crate) async fn get(port: u16, path: &str) -> Result<String, Error> {
         stream.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let broken =
-        |error: &dyn std::fmt::Display| Error(format!("GET {path} of port {port}: {error}"));
+    let broken = |error: &dyn std::fmt::Display| Error(format!("GET {path} of {at}: {error}"));
     let answer = tokio::time::timeout(ANSWER_WITHIN, answered).await;
     let answer = answer.map_err(|late| broken(&late))?;
     let answer = answer.map_err(|error| broken(&error))?;

@@ -8,15 +8,18 @@
 use crate::check::{self, Counted, Resources, Verdict};
 use crate::clock;
 use crate::cluster::pontoon::program;
-use crate::cluster::world::{Balance, Plan, World};
+use crate::cluster::process::Process;
+use crate::cluster::world::{self, Balance, Plan, World};
 use crate::cluster::{Error, folder};
-use crate::fault::{self, Done, Hand, Planned};
+use crate::fault::hand::{Done, Hand};
+use crate::fault::{self, Planned};
 use crate::history::{History, Kind, Recorder};
+use crate::report::{Elected, Leaders, Report as Page};
 use crate::scenario::{Mode, Scenario};
 use crate::seed::Seed;
 use crate::workload::Clients;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What is asked for.
@@ -33,9 +36,30 @@ pub struct Options {
     /// Where the history is written, as JSON lines.
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
+    /// Where the report is written, as one page of HTML [default: in the folder for temporary files]
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Leaves all nodes in this machine's network, also where each could have its own.
+    #[arg(long)]
+    pub loopback: bool,
     /// The `pontoon` binary [default: the one beside this one].
     #[arg(long, value_name = "PATH")]
     pub pontoon: Option<PathBuf>,
+    /// Whether this process is alone in a network of its own, so that it can divide it.
+    #[arg(skip)]
+    pub apart: bool,
+}
+
+/// Gets what comes from the net, before this process leaves it.
+pub async fn prepare(options: &Options) -> Result<(), Error> {
+    let scenario = Scenario::read(&file(&options.scenario), &options.set)?;
+    let home = folder::home()?;
+    world::prepare(
+        &home,
+        scenario.topology.clocks,
+        scenario.topology.skip_fsync,
+    )
+    .await
 }
 
 /// What came of it.
@@ -71,8 +95,15 @@ pub async fn report(options: &Options) -> Result<Report, Error> {
     let faults = fault::plan(&scenario)?;
     let program = program(options.pontoon.clone())?;
     let began = clock::now();
-    eprintln!("loopback: nodes share this network; the emulator is between them");
-    let plan = of(&scenario)?;
+    let apart = options.apart && !options.loopback;
+    eprintln!(
+        "{}",
+        match apart {
+            true => "each node has a network namespace; the emulator is between them",
+            false => "loopback: nodes share this network; the emulator is between them",
+        }
+    );
+    let plan = of(&scenario, apart)?;
     let mut world = World::start(&folder::home()?, &program, &plan).await?;
     eprintln!("the cluster works after {:.1?}", began.elapsed());
     let ran = Ran::new(&scenario, &faults, &mut world).await?;
@@ -81,12 +112,22 @@ pub async fn report(options: &Options) -> Result<Report, Error> {
     }
     let mut text = ran.text(&scenario);
     let replay = replay(options, scenario.seed);
+    if scenario.chances().next().is_some() {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{}", ledger(&path, &scenario, &ran.verdicts).await);
+    }
+    let page = options
+        .report
+        .clone()
+        .unwrap_or_else(|| place(&path, scenario.seed));
+    ran.page(&scenario, &replay).write(&page)?;
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "\nseed {}, {:.0} s in all; again: {replay}",
+        "\nseed {}, {:.0} s in all; report: {}\nagain: {replay}",
         scenario.seed,
-        began.elapsed().as_secs_f64()
+        began.elapsed().as_secs_f64(),
+        page.display()
     );
     Ok(Report {
         verdicts: ran.verdicts,
@@ -103,6 +144,35 @@ fn file(given: &PathBuf) -> PathBuf {
     }
 }
 
+/// Where the report goes when nobody says.
+fn place(scenario: &Path, seed: u64) -> PathBuf {
+    let name = scenario.file_stem().unwrap_or_default().to_string_lossy();
+    std::env::temp_dir().join(format!("pontoon-chaos-{name}-{seed}.html"))
+}
+
+/// The row of `docs/chaos-ledger.md` for a run with faults by chance.
+async fn ledger(path: &Path, scenario: &Scenario, verdicts: &[(&str, Verdict)]) -> String {
+    let mut git = tokio::process::Command::new("git");
+    git.args(["rev-parse", "--short", "HEAD"]);
+    let commit = git.current_dir(env!("CARGO_MANIFEST_DIR")).output().await;
+    let commit = commit.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+    let broken = verdicts.iter().filter(|(_, verdict)| verdict.is_err());
+    let broken: Vec<&str> = broken.map(|(promise, _)| *promise).collect();
+    format!(
+        "for the ledger: | {} | `{}` | `run {}`, seed {} | {} | {} |",
+        clock::today(),
+        commit.unwrap_or_default(),
+        path.file_stem().unwrap_or_default().to_string_lossy(),
+        scenario.seed,
+        scenario.workload.run_ms / 60_000,
+        if broken.is_empty() {
+            "none".to_owned()
+        } else {
+            broken.join(", ")
+        }
+    )
+}
+
 fn replay(options: &Options, seed: u64) -> String {
     let mut words = format!(
         "pontoon-chaos run {} --seed {seed}",
@@ -114,7 +184,7 @@ fn replay(options: &Options, seed: u64) -> String {
     words
 }
 
-fn of(scenario: &Scenario) -> Result<Plan, Error> {
+fn of(scenario: &Scenario, apart: bool) -> Result<Plan, Error> {
     let topology = &scenario.topology;
     let regions = topology.regions.iter();
     let mut round_trips = Vec::new();
@@ -134,6 +204,13 @@ fn of(scenario: &Scenario) -> Result<Plan, Error> {
         tables: String::new(),
         cluster: format!("node_lost_after_ms = {}", topology.node_lost_after_ms),
         seed: Seed::new(scenario.seed),
+        disk_mib: topology.disk_mib,
+        clocks: topology.clocks,
+        names: topology.names,
+        tls: topology.tls,
+        power: topology.power,
+        skip_fsync: topology.skip_fsync,
+        apart,
     })
 }
 
@@ -141,6 +218,7 @@ struct Ran {
     history: History,
     verdicts: Vec<(&'static str, Verdict)>,
     gaps: Vec<check::Gaps>,
+    elected: Vec<Elected>,
     recovered: Duration,
 }
 
@@ -153,12 +231,13 @@ impl Ran {
         let (seed, workers) = (Seed::new(scenario.seed), world.workers.len());
         let before = warm(scenario, world, &seed).await?;
         let record = Recorder::default();
+        let leaders = Leaders::watch(world.ops(), &record);
         let mut clients = Clients::start(world, &scenario.workload, &seed, &record);
         let mut hand = Hand::new(seed.fork(3), scenario.topology.slots, record.clone());
         let hurt = async {
             let done = schedule(scenario, faults, world, &mut hand, &record).await?;
-            for done in &done {
-                hand.heal(world, done)?;
+            for done in done {
+                hand.heal(world, done).await?;
             }
             Ok::<_, Error>(())
         };
@@ -170,6 +249,7 @@ impl Ran {
         let settled = world.settled(workers).await;
         let recovered = healed.elapsed();
         clients.finish().await;
+        let elected = leaders.stop();
         let end = record.now();
         let mut history = History {
             ops: record.take(),
@@ -191,6 +271,10 @@ impl Ran {
             node_kills: hand.node_kills,
             worker_kills: hand.worker_kills,
         };
+        let told = |text: &String| (text.clone(), world.logged(text));
+        let told: Vec<(String, usize)> = scenario.expect.logged.iter().map(told).collect();
+        let nodes = world.nodes.iter().map(|node| &node.process);
+        let peak = nodes.filter_map(Process::memory_peak).max();
         let gaps = check::gaps(&history);
         let expect = &scenario.expect;
         let verdicts = vec![
@@ -200,6 +284,7 @@ impl Ran {
             ("no acknowledged session lost", check::not_lost(&history)),
             ("no wrong NOT_FOUND", check::not_found(&history)),
             ("no id resurrected", check::not_resurrected(&history)),
+            ("an order for each session", check::linear(&history)),
             ("clients are told", check::told(&history, expect.lost)),
             ("gaps", check::gap(&gaps, expect.gap_ms, expect.recovery_ms)),
             (
@@ -213,13 +298,27 @@ impl Ran {
                 "resources come back",
                 check::resources(before, after, expect.memory_mib, expect.descriptors),
             ),
+            ("memory is bounded", check::peak(peak, expect.peak_mib)),
+            ("nodes say why", check::logged(&told)),
         ];
         Ok(Self {
             history,
             verdicts,
             gaps,
+            elected,
             recovered,
         })
+    }
+
+    fn page<'a>(&'a self, scenario: &'a Scenario, again: &'a str) -> Page<'a> {
+        Page {
+            about: &scenario.about,
+            again,
+            history: &self.history,
+            verdicts: &self.verdicts,
+            gaps: &self.gaps,
+            elected: &self.elected,
+        }
     }
 
     fn text(&self, scenario: &Scenario) -> String {
@@ -250,13 +349,7 @@ impl Ran {
         if self.history.hits.len() > 40 {
             line(format!("... {} faults in all", self.history.hits.len()));
         }
-        for kind in [
-            Kind::Open,
-            Kind::Call,
-            Kind::Stream,
-            Kind::Resume,
-            Kind::Release,
-        ] {
+        for kind in Kind::ALL {
             line(latencies(&self.history, kind));
         }
         line(failures(&self.history));
@@ -281,7 +374,7 @@ async fn schedule(
         let now = Duration::from_micros(record.now());
         if let Some(due) = open.iter().position(|(until, _)| *until <= now) {
             let (_, done) = open.swap_remove(due);
-            hand.heal(world, &done)?;
+            hand.heal(world, done).await?;
             continue;
         }
         if let Some(fault) = faults.next_if(|fault| fault.at() <= now) {
@@ -388,16 +481,9 @@ async fn balanced(world: &World, workers: usize, left: usize) -> Verdict {
 }
 
 fn latencies(history: &History, kind: Kind) -> String {
-    let all = history.ops.iter().filter(|op| op.kind == kind);
-    let mut took: Vec<u64> = all
-        .clone()
-        .filter(|op| op.ok())
-        .map(|op| op.end - op.start)
-        .collect();
-    took.sort_unstable();
+    let (took, others) = history.took(kind);
     let at = |share: usize| took.get(took.len() * share / 100).copied().unwrap_or(0) as f64 / 1e3;
     let name = format!("{kind:?}").to_lowercase();
-    let others = all.count() - took.len();
     let (median, most) = (at(50), at(99));
     format!(
         "{name:8} {:6} ok, {others:4} not; median {median:.1} ms, 99 % {most:.1} ms",
@@ -407,17 +493,7 @@ fn latencies(history: &History, kind: Kind) -> String {
 
 /// What was said most when it did not succeed.
 fn failures(history: &History) -> String {
-    let mut said = std::collections::BTreeMap::<String, usize>::new();
-    for op in history.ops.iter().filter(|op| !op.ok()) {
-        let words = match &op.outcome {
-            crate::history::Outcome::Failed { code, text } => format!("code {code}: {text}"),
-            crate::history::Outcome::Unknown { why } => format!("unknown: {why}"),
-            crate::history::Outcome::Ok { .. } => continue,
-        };
-        *said.entry(words).or_default() += 1;
-    }
-    let mut said: Vec<(String, usize)> = said.into_iter().collect();
-    said.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let said = history.failures();
     let lines = said.iter().take(8);
     let lines = lines.map(|(words, count)| format!("{count:6} x {words}"));
     lines.collect::<Vec<_>>().join("\n")

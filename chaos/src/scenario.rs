@@ -3,7 +3,9 @@
 //! `chaos/scenarios/*.toml`. A key that does not exist is an error that names it, and so is a name that
 //! nothing has.
 
+use crate::bench::floods::Flood;
 use crate::cluster::Error;
+use crate::fault::names::Answer;
 use crate::link::Link;
 use serde::Deserialize;
 use std::path::Path;
@@ -26,6 +28,8 @@ pub struct Scenario {
     pub fault: Vec<Fault>,
     /// What goes wrong by chance.
     pub nemesis: Option<Nemesis>,
+    /// The same beside it, so that two faults overlap: the weather between processes, for instance.
+    pub weather: Option<Nemesis>,
     /// What must be true, besides what always must.
     #[serde(default)]
     pub expect: Expect,
@@ -58,6 +62,23 @@ pub struct Topology {
     /// Silence after which a node is lost, milliseconds.
     #[serde(default = "node_lost_after")]
     pub node_lost_after_ms: u64,
+    /// The size of each node's own disk, MiB; the machine's when it is missing.
+    pub disk_mib: Option<u64>,
+    /// Whether nodes have wall clocks that can be set.
+    #[serde(default)]
+    pub clocks: bool,
+    /// Whether nodes and sidecars find each other by names, through a DNS server of the run.
+    #[serde(default)]
+    pub names: bool,
+    /// Whether nodes have certificates, and all but clients come over TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// Whether each node has a disk whose power can be cut, of `disk_mib`.
+    #[serde(default)]
+    pub power: bool,
+    /// Plants a defect: nodes' disks say that they are synced, and keep nothing.
+    #[serde(default)]
+    pub skip_fsync: bool,
 }
 
 /// A round trip between two regions.
@@ -130,21 +151,46 @@ pub enum Harm {
     HalfOpen,
     /// The links between the two become what `link` says.
     Link,
+    /// The cable of its network namespace is unplugged: what is sent is lost, and nobody is told; undone by
+    /// plugging it in. Needs root.
+    Unplug,
+    /// All the room on the disk is taken; undone by giving it back and a new start. Needs
+    /// `topology.disk_mib`.
+    FillDisk,
+    /// SIGKILL, and a bit of the log is flipped; undone by a new start.
+    Damage,
+    /// The wall clock jumps by `by_s`; undone by setting it right. Needs `topology.clocks`.
+    Clock,
     /// Every node is stopped and started again, one after the other, each once the last works again.
     RollingRestart,
+    /// SIGKILL, and what was not synced is lost; undone by a new start. Needs `topology.power`.
+    Power,
+    /// SIGKILL, and the data is gone; undone by a new start, as another member.
+    LoseDisk,
+    /// Questions for the names of these nodes are answered as `answer` says. Needs `topology.names`.
+    Names,
+    /// The certificates expire; undone by good ones. Needs `topology.tls`.
+    Expire,
+    /// Hostile clients do what `flood` says.
+    Flood,
+    /// The node is removed from the cluster; undone by a new one of its name.
+    Remove,
+    /// What the region's group outlives becomes `survive`, and its voters move; undone by the other.
+    Survive,
 }
 
 /// One fault.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// When, milliseconds after the workload's begin.
+    /// When, milliseconds after the workload's begin; a nemesis says that itself.
+    #[serde(default)]
     pub at_ms: u64,
-    /// Until it is undone, milliseconds; never when it is missing.
+    /// Until it is undone, milliseconds; without it never, or as the nemesis says.
     pub for_ms: Option<u64>,
     /// What.
     pub harm: Harm,
-    /// To whom: see the parser of [`crate::fault`].
+    /// To whom: see [`crate::fault::target`].
     #[serde(default)]
     pub target: String,
     /// The other side of a link.
@@ -152,6 +198,27 @@ pub struct Fault {
     pub to: String,
     /// What the link becomes.
     pub link: Option<Link>,
+    /// By how much a clock jumps, seconds.
+    #[serde(default)]
+    pub by_s: i64,
+    /// What names are answered with.
+    pub answer: Option<Answer>,
+    /// What hostile clients do.
+    pub flood: Option<Flood>,
+    /// What a region's group outlives.
+    #[serde(default)]
+    pub survive: Survive,
+}
+
+/// What a region's group outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Survive {
+    /// A machine: its voters are at home.
+    #[default]
+    Zone,
+    /// A region: they are spread.
+    Region,
 }
 
 /// Faults by chance, one at a time.
@@ -164,25 +231,10 @@ pub struct Nemesis {
     pub until_ms: u64,
     /// Between the begins of two, milliseconds.
     pub every_ms: u64,
-    /// Until one is undone, milliseconds.
+    /// Until one is undone that does not say so itself, milliseconds.
     pub for_ms: u64,
     /// What may be done; one that is named twice comes twice as often.
-    pub harms: Vec<Chance>,
-}
-
-/// One of them.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Chance {
-    /// What.
-    pub harm: Harm,
-    /// To whom.
-    pub target: String,
-    /// The other side of a link.
-    #[serde(default)]
-    pub to: String,
-    /// What the link becomes.
-    pub link: Option<Link>,
+    pub harms: Vec<Fault>,
 }
 
 /// What must be true.
@@ -207,6 +259,10 @@ pub struct Expect {
     pub ops_in_fault: usize,
     /// At least so many operations do not succeed: else the fault hurt nobody.
     pub hurt: usize,
+    /// Each of these texts is in a line of a node's log.
+    pub logged: Vec<String>,
+    /// No node ever holds more memory, MiB.
+    pub peak_mib: Option<u64>,
     /// The memory of all processes grows by no more, MiB.
     pub memory_mib: Option<u64>,
     /// The descriptors of all processes grow by no more.
@@ -225,6 +281,8 @@ impl Default for Expect {
             lost: 0,
             ops_in_fault: 5,
             hurt: 0,
+            logged: Vec::new(),
+            peak_mib: None,
             memory_mib: None,
             descriptors: None,
         }
@@ -303,14 +361,63 @@ impl Scenario {
         {
             return Err(Error(format!("workload.entry: there is no node {entry}")));
         }
-        if let Some(nemesis) = &self.nemesis
-            && (nemesis.for_ms >= nemesis.every_ms || nemesis.harms.is_empty())
-        {
-            return Err(Error(
-                "nemesis: one fault at a time, so for_ms is below every_ms, and some harms".into(),
-            ));
+        for nemesis in self.chances() {
+            let longest = nemesis.harms.iter().filter_map(|fault| fault.for_ms).max();
+            let longest = longest.unwrap_or(nemesis.for_ms).max(nemesis.for_ms);
+            if longest >= nemesis.every_ms || nemesis.harms.is_empty() {
+                return Err(Error(
+                    "nemesis: one fault at a time, so for_ms is below every_ms, and some harms"
+                        .into(),
+                ));
+            }
+        }
+        self.equipped()
+    }
+
+    /// Whether there is what the faults need.
+    fn equipped(&self) -> Result<(), Error> {
+        let topology = &self.topology;
+        let mut harms: Vec<Harm> = self.fault.iter().map(|fault| fault.harm).collect();
+        for nemesis in self.chances() {
+            harms.extend(nemesis.harms.iter().map(|fault| fault.harm));
+        }
+        for (harm, there, what) in [
+            (
+                Harm::FillDisk,
+                topology.disk_mib.is_some(),
+                "fill_disk: topology.disk_mib says how large disks are",
+            ),
+            (
+                Harm::Clock,
+                topology.clocks,
+                "clock: topology.clocks = true gives nodes clocks to set",
+            ),
+            (
+                Harm::Power,
+                topology.power,
+                "power: topology.power = true gives nodes disks that lose what is not synced",
+            ),
+            (
+                Harm::Names,
+                topology.names,
+                "names: topology.names = true gives nodes names",
+            ),
+            (
+                Harm::Expire,
+                topology.tls,
+                "expire: topology.tls = true gives nodes certificates",
+            ),
+        ] {
+            if harms.contains(&harm) && !there {
+                return Err(Error(what.to_owned()));
+            }
         }
         Ok(())
+    }
+
+    /// What comes by chance.
+    pub fn chances(&self) -> impl Iterator<Item = &Nemesis> {
+        self.nemesis.iter().chain(&self.weather)
     }
 
     /// The number of a region.
@@ -381,6 +488,8 @@ mod tests {
         let sets = |text: &str| Scenario::parse(SMALL, &[text.to_owned()]);
         assert_eq!(sets("workload.run_ms=70").unwrap().workload.run_ms, 70);
         assert_eq!(sets("expect.opens=9").unwrap().expect.opens, 9);
+        let full = "fault=[{at_ms=1,harm=\"fill_disk\",target=\"any node\"}]";
+        assert!(sets(full).unwrap_err().0.contains("topology.disk_mib"));
         assert!(sets("workload.runs=1").unwrap_err().0.contains("runs"));
         let error = sets("workload.entry=\"c-1\"").unwrap_err();
         assert!(error.0.contains("c-1"), "{error}");

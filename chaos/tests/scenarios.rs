@@ -1,7 +1,10 @@
 //! Scenarios in small: real processes, real faults, emulated round trips between regions.
 
+mod support;
+
 use pontoon_chaos::cluster::Error;
 use pontoon_chaos::run::{self, Options};
+use support::left_out;
 
 /// One at a time: each has a dozen processes, and judges how long faults are seen.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -13,7 +16,10 @@ async fn keeps(scenario: &str, set: &[&str]) -> Result<(), Error> {
         seed: None,
         set: set.iter().map(|&set| set.to_owned()).collect(),
         history: None,
+        report: None,
         pontoon: None,
+        loopback: true,
+        apart: false,
     };
     let report = run::report(&options).await?;
     println!("{}", report.text);
@@ -60,4 +66,56 @@ async fn what_comes_and_goes_leaves_nothing_behind() -> Result<(), Error> {
         "expect.hurt=2",
     ];
     keeps("soak", &set).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s_10_while_dns_fails_the_last_good_answers_count() -> Result<(), Error> {
+    keeps("names_fail", &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_certificates_are_refused_and_what_stands_goes_on() -> Result<(), Error> {
+    keeps("certificate_expired", &[]).await
+}
+
+/// Runs the command itself, as a user does; whether it said that all was kept, and what it printed.
+async fn ran(words: &[&str]) -> (bool, String, String) {
+    let _alone = ALONE.lock().await;
+    let report = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pontoon-chaos"));
+    command.arg("run").args(words);
+    let output = command.arg("--report").arg(report.path()).output();
+    let output = output.await.expect("it runs");
+    let [out, err] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
+    (output.status.success(), out, err)
+}
+
+/// It makes the namespaces, and nothing of them is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unplugged_cable_costs_no_session() {
+    let (kept, out, err) = ran(&["unplugged"]).await;
+    if err.contains("loopback: ") {
+        return left_out("no namespaces without root");
+    }
+    println!("{out}");
+    assert!(kept, "{err}");
+    assert!(err.contains("each node has a network namespace"), "{err}");
+    let here = std::process::Command::new("ip")
+        .args(["link", "show"])
+        .output();
+    let here = String::from_utf8(here.unwrap().stdout).unwrap();
+    assert!(!here.contains("pontoon"), "{here}");
+}
+
+/// The net catches fish: a disk that keeps nothing, under the schedule that is for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_only_says_that_it_is_synced_is_noticed() {
+    let planted = ["minority_paused", "--set", "topology.skip_fsync=true"];
+    let (kept, out, err) = ran(&planted).await;
+    if err.contains("needs root") || err.contains("leave libeatmydata1 out") {
+        return left_out(&err);
+    }
+    assert!(!kept, "{out}");
+    assert!(err.contains("BROKEN  no wrong NOT_FOUND"), "{err}");
 }

@@ -2,7 +2,8 @@
 //!
 //! To follow a call, read the folders in this order: [`listen`] (sockets), [`call`] (one exchange),
 //! [`session`] (which worker), [`tunnel`] (how to reach it), [`relay`] (when another node is in
-//! between), [`sidecar`] (the other end). [`discovery`] turns names into sockets. [`peer`] is what nodes say to each other, [`admin`] what
+//! between), [`sidecar`] (the other end). [`discovery`] turns names into sockets, [`dns`] is asked for
+//! names. [`peer`] is what nodes say to each other, [`admin`] what
 //! operators say to them.
 
 pub mod admin;
@@ -15,6 +16,7 @@ pub mod config;
 pub mod demo;
 pub mod dev;
 pub mod discovery;
+pub mod dns;
 pub mod drain;
 mod gather;
 pub mod listen;

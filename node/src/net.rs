@@ -58,18 +58,29 @@ async fn first(sockets: &[SocketAddr]) -> io::Result<TcpStream> {
 
 /// Binds a listener; the error says what to do when the port is taken.
 pub async fn listen(what: &str, address: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "another process has this port: stop it, or choose another",
-            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-            _ => "check the address",
-        };
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {address} for {what}: {error}; {hint}"),
-        )
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| cannot_listen(what, address, &error))
+}
+
+/// The same for messages.
+pub async fn receive(what: &str, address: &str) -> io::Result<UdpSocket> {
+    UdpSocket::bind(address)
+        .await
+        .map_err(|error| cannot_listen(what, address, &error))
+}
+
+fn cannot_listen(what: &str, address: &str, error: &io::Error) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "another process has this port: stop it, or choose another",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        _ => "check the address",
+    };
+    io::Error::new(
+        error.kind(),
+        format!("cannot listen on {address} for {what}: {error}; {hint}"),
+    )
 }
 
 /// Two listeners on one socket: whoever accepts first has the connection.

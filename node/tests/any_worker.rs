@@ -4,10 +4,13 @@ mod support;
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 use support::client::Client;
-use support::cluster::Cluster;
+use support::cluster::{Cluster, PONTOON};
+use support::member::free;
+use support::process::{Process, descendants, is_alive, send};
 use support::wait;
 use support::worker::{Function, Sidecar, Worker, find};
 
@@ -332,7 +335,8 @@ fn k_slot_1_a_third_session_waits_and_gets_the_slot_of_one_that_ended() {
 }
 
 #[test]
-fn c_rsm_5_c_rsm_7_a_worker_that_died_takes_its_sessions_with_it_and_its_successor_starts_anew() {
+fn c_rsm_5_c_rsm_7_h_22_a_worker_that_died_takes_its_sessions_with_it_and_its_successor_starts_anew()
+ {
     let cluster = Cluster::shared();
     let Some((_, client)) = shared() else {
         return;
@@ -393,4 +397,143 @@ fn c_rsm_5_c_rsm_7_a_worker_that_died_takes_its_sessions_with_it_and_its_success
     let new = client.echo("mortal", &function.keys(&[]), "four");
     assert_eq!(new.json()["count"], 1);
     assert_ne!(new.session(), id);
+}
+
+/// A client, a function of four slots, and a sidecar that runs the Python worker itself, at a port of its
+/// own.
+fn supervised(cluster: &Cluster, name: &str, more: &[&str]) -> Option<(Client, Function, Process)> {
+    let client = Client::start()?;
+    let policy = ["--slots", "4", "--wait", "30s"];
+    let function = Function::create(cluster, &format!("{name}-function"), &policy);
+    let python = support::python::interpreter()?;
+    let script = support::python::scripts().join("echo_worker.py");
+    let address = free();
+    let port = address.rsplit(':').next().expect("a port");
+    let mut command = Sidecar::command(cluster, name, "us-east", &address, &function.worker_key);
+    command
+        .args(more)
+        .arg("--")
+        .arg(python)
+        .arg(script)
+        .args([name, port]);
+    let logs = cluster.data().join("logs");
+    let sidecar = Process::start(&format!("{name}-sidecar"), &logs, &mut command);
+    Some((client, function, sidecar))
+}
+
+/// The worker of this name that takes sessions, but not the one with the id `but`.
+#[track_caller]
+fn ready(cluster: &Cluster, name: &str, but: Option<&str>) -> String {
+    wait::until(Duration::from_secs(30), "a worker takes sessions", || {
+        let all = cluster.ask(&["worker", "list"]);
+        let ready = all.as_array()?.iter().find(|worker| {
+            worker["name"] == name && worker["state"] == "ready" && worker["id"].as_str() != but
+        })?;
+        Some(ready["id"].as_str()?.to_owned())
+    })
+}
+
+/// The only process that a sidecar has started.
+#[track_caller]
+fn child_of(sidecar: &Process) -> u32 {
+    let children = descendants(sidecar.pid());
+    assert_eq!(children.len(), 1, "one worker");
+    children[0].pid
+}
+
+#[test]
+fn k_end_1_a_recycled_worker_has_a_new_process_for_each_session() {
+    let cluster = Cluster::shared();
+    let _witness = cluster.witness();
+    let Some((client, function, sidecar)) = supervised(cluster, "fresh", &["--recycle"]) else {
+        return;
+    };
+    let mut worker = ready(cluster, "fresh", None);
+    client.connect("here", cluster.client_address("us-east"));
+    client.connect("there", cluster.client_address("us-west"));
+    for turn in 1..=3 {
+        let pid = child_of(&sidecar);
+        let first = client.echo("here", &function.keys(&[]), "one");
+        assert_eq!(
+            first.json()["count"],
+            1,
+            "turn {turn}: nobody was here before"
+        );
+        let id = first.session();
+        // A second session finds no place on it, although the version has four slots.
+        let mut second = client.begin_echo("there", "Unary", &function.keys(&[]), "two", 60.0);
+        let again = client.echo("here", &function.keys(&[]), "again");
+        assert_eq!(again.json()["count"], 2);
+        assert!(!second.is_done());
+        cluster.ask(&["session", "end", &id]);
+        let second = second.call();
+        assert_eq!(
+            second.json()["count"],
+            1,
+            "turn {turn}: a process of its own"
+        );
+        assert!(!is_alive(pid));
+        worker = ready_after(cluster, &second.session(), &worker);
+    }
+    sidecar.signal(rustix::process::Signal::TERM);
+    let pid = child_of(&sidecar);
+    assert!(sidecar.wait(Duration::from_secs(30)).success());
+    assert!(!is_alive(pid), "it ends with its sidecar");
+}
+
+/// Ends a session, and waits for the worker that takes the next one.
+#[track_caller]
+fn ready_after(cluster: &Cluster, session: &str, worker: &str) -> String {
+    cluster.ask(&["session", "end", session]);
+    ready(cluster, "fresh", Some(worker))
+}
+
+#[test]
+fn c_rsm_5_a_worker_that_its_sidecar_runs_is_started_again_and_never_outlives_it() {
+    let cluster = Cluster::shared();
+    let _witness = cluster.witness();
+    let Some((client, function, sidecar)) = supervised(cluster, "child", &[]) else {
+        return;
+    };
+    let worker = ready(cluster, "child", None);
+    client.connect("child", cluster.client_address("us-east"));
+    let id = client.echo("child", &function.keys(&[]), "one").session();
+    let pid = child_of(&sidecar);
+    let died = pontoon::clock::now();
+    send(pid, rustix::process::Signal::KILL);
+    wait::until(Duration::from_secs(10), "its session is not found", || {
+        let call = client.echo("child", &function.keys(&[("nvcf-reqid", &id)]), "two");
+        (call.code() == 5).then_some(())
+    });
+    assert!(died.elapsed() < Duration::from_secs(10));
+    ready(cluster, "child", Some(&worker));
+    let next = child_of(&sidecar);
+    assert_ne!(next, pid);
+    client.connect("new", cluster.client_address("us-west"));
+    let anew = client.echo("new", &function.keys(&[]), "three");
+    assert_eq!(anew.json()["count"], 1);
+    sidecar.signal(rustix::process::Signal::KILL);
+    wait::until(Duration::from_secs(10), "the worker dies with it", || {
+        (!is_alive(next)).then_some(())
+    });
+}
+
+#[test]
+fn a_worker_whose_command_is_not_there_is_one_clear_line() {
+    let mut command = Command::new(PONTOON);
+    command
+        .args(["sidecar", "--node", "127.0.0.1:1", "--region", "us-east"])
+        .args(["--worker", "127.0.0.1:1", "--", "no-such-command"])
+        .env("PONTOON_WORKER_KEY", "pnt_w_any");
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(
+        said.contains("cannot run \"no-such-command\": No such file"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the worker's command \"no-such-command\" can't be run"),
+        "{said}"
+    );
 }

@@ -51,12 +51,17 @@ fn table<'a>(config: &'a mut toml::Table, key: &str) -> &'a mut toml::Table {
 /// Free ports for all listeners, so that only what is meant can be wrong.
 fn free_ports(config: &mut toml::Table) {
     let mut held = Vec::new();
+    let mut free = || {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("an address").to_string();
+        held.push(free);
+        address
+    };
     let listen = table(config, "listen").iter_mut();
     for (_, address) in listen.filter(|(_, value)| value.is_str()) {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        *address = free.local_addr().expect("an address").to_string().into();
-        held.push(free);
+        *address = free().into();
     }
+    table(config, "dns_service").insert("listen".into(), free().into());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use support::cli;
 use support::client::Client;
 use support::cluster::{self, Cluster, Node, RECOVERED_WITHIN};
 use support::process::{Process, send};
+use support::raw::frame;
 use support::worker::{Function, Sidecar, Worker, find};
 use support::{alone, wait};
 
@@ -278,5 +279,92 @@ fn o_drn_1_the_last_ready_node_is_drained_by_force_only_and_by_operators_only() 
             .iter()
             .all(|node| ready(node).is_some_and(|(s, _)| s == 200));
         all.then_some(())
+    });
+}
+
+/// A header as a literal that nobody indexes (RFC 7541 6.2.2); lengths are integers with a prefix of 7 bits.
+fn literal((name, value): (&str, &str)) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        match text.len() {
+            short @ 0..127 => bytes.push(short as u8),
+            long => bytes.extend([127, (long - 127) as u8 | 128, ((long - 127) >> 7) as u8]),
+        }
+        bytes.extend(text.as_bytes());
+    }
+    bytes
+}
+
+/// Reads frames until one is of this type, and has these flags.
+#[track_caller]
+fn read_until(stream: &mut std::net::TcpStream, kind: u8, flags: u8) -> Vec<u8> {
+    use std::io::Read as _;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).expect("the connection stays");
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).expect("the whole frame");
+        if head[3] == kind && head[4] & flags == flags {
+            return payload;
+        }
+    }
+}
+
+#[test]
+fn o_drn_1_a_client_that_has_not_heard_yet_that_it_should_go_is_served_to_the_end() {
+    use std::io::{Read as _, Write as _};
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let _alone = alone();
+    let Some(world) = World::start() else {
+        return;
+    };
+    let (node, other) = (&world.nodes()[0], &world.nodes()[1]);
+    let mut client = std::net::TcpStream::connect(&node.client).expect("a connection");
+    client
+        .set_read_timeout(Some(DRAINED_WITHIN))
+        .expect("a bound");
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    hello.extend(frame(SETTINGS, 0, 0, &[]));
+    client.write_all(&hello).expect("the preface");
+    read_until(&mut client, SETTINGS, 1);
+
+    send(node.pid, Signal::TERM);
+    read_until(&mut client, GOAWAY, 0);
+    // It asks by a PING whether the client has heard it. Until that is answered any call is in time.
+    let ping = read_until(&mut client, PING, 0);
+    world.becomes(other, node, "others hear that it drains", |seen| {
+        seen["stage"] == "draining"
+    });
+    let headers: Vec<u8> = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/test.Echo/Unary"),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ]
+    .into_iter()
+    .chain(world.function.keys(&[]))
+    .flat_map(literal)
+    .collect();
+    let mut call = frame(HEADERS, 4, 1, &headers);
+    call.extend(frame(DATA, 1, 1, b"\0\0\0\0\x03one"));
+    client.write_all(&call).expect("a call");
+    let answer = read_until(&mut client, DATA, 0);
+    assert!(
+        String::from_utf8_lossy(&answer).contains("\"count\""),
+        "{answer:?}"
+    );
+    client
+        .write_all(&frame(PING, 1, 0, &ping))
+        .expect("the client has heard it");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).expect("an end in order");
+    wait::until(ENDS_WITHIN, "it ends as soon as nobody is there", || {
+        (!world.cluster.runs(&node.name)).then_some(())
     });
 }

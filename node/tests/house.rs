@@ -40,6 +40,13 @@ const PURE: &[&str] = &[
     "node/src/sidecar/roster.rs",
     "node/src/sidecar/ways.rs",
     "node/src/relay/sources.rs",
+    "node/src/dns/answer.rs",
+    "node/src/dns/prefixes.rs",
+    "node/src/dns/query.rs",
+    "node/src/dns/rate.rs",
+    "node/src/dns/roll.rs",
+    "node/src/dns/view.rs",
+    "node/src/dns/zone.rs",
 ];
 
 /// What a pure file may not name.

@@ -8,15 +8,13 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 use support::client::Client;
 use support::cluster::{self, Cluster, RECOVERED_WITHIN};
 use support::member::free;
 use support::process::Process;
 use support::worker::{Function, Sidecar, Worker, find};
-use support::{alone, wait};
+use support::{alone, ops, wait};
 
 /// Sessions at once; the worker has as many slots.
 const AT_ONCE: usize = 16;
@@ -39,21 +37,10 @@ fn descriptors(pid: u32) -> usize {
     entries.count()
 }
 
-/// A series on a metrics page, or 0.
-fn series(ops: &str, name: &str) -> f64 {
-    let get = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(ops)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-        let mut page = String::new();
-        stream.read_to_string(&mut page)?;
-        Ok(page)
-    };
-    let page = get().expect("a page");
-    let value = page
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0.0, |value| value.parse().expect("a number"))
+/// A series of a process that answers, or 0.
+fn series(address: &str, name: &str) -> f64 {
+    let (_, page) = ops::page(address, "/metrics").expect("a page");
+    ops::value(&page, name)
 }
 
 /// A cluster with a worker whose sidecar has an ops port.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use support::client::{Client, keys};
 use support::cluster::{self, Cluster, PONTOON};
 use support::process::send;
+use support::raw::frame;
 use support::worker::{Function, Sidecar, Worker};
 use support::{cli, python, wait};
 
@@ -93,14 +94,6 @@ fn issue(folder: &Path) {
     make(&[
         "node", "--ca", ca, "--name", "edge", "--out", out, "--force",
     ]);
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
 }
 
 /// HEADERS of a request for `/` of `x` (HPACK's static table).

@@ -4,13 +4,14 @@
 mod support;
 
 use rustix::process::Signal;
-use serde_json::Value;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use serde_json::{Value, json};
+use std::net::TcpStream;
 use std::time::Duration;
 use support::client::{Call, Client, keys};
 use support::cluster::{Cluster, RECOVERED_WITHIN};
 use support::process::{is_alive, send};
-use support::wait;
+use support::worker::{Function, Sidecar, Worker, find};
+use support::{alone, wait};
 
 /// The leader's name of a group, as a node knows it that lives.
 fn leader(cluster: &Cluster, group: &str) -> Option<String> {
@@ -50,13 +51,6 @@ fn all_resume(
 fn known(call: &Call) -> (String, String) {
     let worker = call.answer()["worker"].as_str().expect("text");
     (call.session(), worker.to_owned())
-}
-
-/// One test of this file at a time: a node that was killed wants its ports again, and a cluster that
-/// starts meanwhile could draw them.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
@@ -152,6 +146,191 @@ fn c_err_11_c_rsm_4_without_a_quorum_pinned_calls_go_on_and_nothing_is_called_no
             .fails(5, "no existing session found");
     }
     all_resume(&client, &cluster, survivor, &[known_here], 3);
+}
+
+/// A Python worker of us-west, and a client whose channel `entry` leads to a node.
+struct Echo {
+    worker: Worker,
+    sidecar: Sidecar,
+    function: Function,
+    client: Client,
+}
+
+impl Echo {
+    fn start(cluster: &Cluster, entry: &str) -> Option<Echo> {
+        Echo::with_slots(cluster, entry, "8")
+    }
+
+    fn with_slots(cluster: &Cluster, entry: &str, slots: &str) -> Option<Echo> {
+        let worker = Worker::start("echo", &cluster.data().join("logs"))?;
+        let client = Client::start()?;
+        let function = Function::create(cluster, "echo", &["--slots", slots]);
+        let sidecar = Sidecar::attach(cluster, &function, "echo", "us-west", &worker);
+        client.connect("entry", &cluster.ready().node(entry).client);
+        Some(Echo {
+            worker,
+            sidecar,
+            function,
+            client,
+        })
+    }
+}
+
+/// Sends a signal to every node but one.
+fn to_others(cluster: &Cluster, but: &str, signal: Signal) {
+    let nodes = cluster.ready().nodes.iter();
+    for node in nodes.filter(|node| node.name != but) {
+        send(node.pid, signal);
+    }
+}
+
+#[test]
+fn c_err_11_h_5_the_loss_of_the_directory_cuts_no_stream_and_opens_are_refused_fast() {
+    let _alone = alone();
+    let cluster = Cluster::start();
+    let entry = "us-west-1";
+    let Some(echo) = Echo::start(&cluster, entry) else {
+        return;
+    };
+    let (client, function) = (&echo.client, &echo.function);
+    let first = client.echo("entry", &function.keys(&[]), "one");
+    let keys = function.keys(&[]);
+    client.run(json!({
+        "do": "stream_open", "channel": "entry", "stream": "s", "method": "/test.Echo/Bidi",
+        "metadata": keys, "timeout": 120,
+    }));
+    let echoes = |message: &str| {
+        client.run(json!({"do": "stream_send", "stream": "s", "message": message}));
+        let echoed = client.run(json!({"do": "stream_next", "stream": "s"}));
+        assert_eq!(echoed["message"], format!("echo {message}"));
+    };
+    echoes("before");
+
+    to_others(&cluster, entry, Signal::STOP);
+    let stopped = pontoon::clock::now();
+    let goes_on = |message: &str| {
+        echoes(message);
+        let call = client.echo("entry", &keys, message);
+        assert_eq!(call.json()["message"], message);
+        assert_eq!(call.session(), first.session());
+    };
+    client.connect("new", &cluster.ready().node(entry).client);
+    let mut new = client.begin_echo("new", "Unary", &keys, "new", 60.0);
+    let mut rounds = 0;
+    while stopped.elapsed() < Duration::from_secs(11) || !new.is_done() {
+        goes_on(&format!("{rounds} without a quorum"));
+        rounds += 1;
+    }
+    assert!(rounds > 50, "only {rounds} rounds");
+    let says = "session directory unavailable";
+    let first_refusal = new.call();
+    first_refusal.fails(14, says);
+    // 7 s of silence might have been an election; from then on it is known.
+    assert!(first_refusal.seconds() < 10.0, "{first_refusal:?}");
+    for _ in 0..3 {
+        let refused = client.echo("new", &keys, "new");
+        refused.fails(14, says);
+        assert!(refused.seconds() < 2.0, "{refused:?}");
+    }
+    goes_on("last without a quorum");
+
+    to_others(&cluster, entry, Signal::CONT);
+    wait::until(RECOVERED_WITHIN, "opens work again", || {
+        let call = client.echo("new", &keys, "new");
+        assert!([0, 14].contains(&call.code()), "{call:?}");
+        (call.code() == 0).then_some(())
+    });
+    goes_on("after");
+    client.run(json!({"do": "stream_finish", "stream": "s"}));
+    let ended = client.run(json!({"do": "stream_next", "stream": "s"}));
+    assert_eq!(ended["code"], 0, "{ended}");
+    client.connect("other", &cluster.ready().node("eu-central-1").client);
+    let id = first.session();
+    let by_id = function.keys(&[("nvcf-reqid", &id)]);
+    // A node that was stopped for so long counts as cut off until it has heard of a quorum.
+    let resumed = wait::until(RECOVERED_WITHIN, "the session resumes elsewhere", || {
+        let call = client.echo("other", &by_id, "resumed");
+        assert!([0, 14].contains(&call.code()), "{call:?}");
+        (call.code() == 0).then_some(call)
+    });
+    assert_eq!(resumed.session(), id);
+    let count = |call: &Call| call.json()["count"].as_i64();
+    assert!(count(&resumed) > count(&first), "one memory");
+}
+
+#[test]
+fn c_rsm_4_h_20_an_isolated_node_never_calls_a_dead_workers_session_not_found_until_it_is_certain()
+{
+    let _alone = alone();
+    let cluster = Cluster::start();
+    let entry = "us-west-1";
+    let Some(echo) = Echo::start(&cluster, entry) else {
+        return;
+    };
+    let (client, function) = (&echo.client, &echo.function);
+    let id = client.echo("entry", &function.keys(&[]), "one").session();
+    to_others(&cluster, entry, Signal::STOP);
+    // Nobody can say so to a quorum: the replica goes on naming the worker.
+    echo.sidecar.process().signal(Signal::KILL);
+    echo.worker.process().signal(Signal::KILL);
+    client.connect("again", &cluster.ready().node(entry).client);
+    let by_id = function.keys(&[("nvcf-reqid", &id)]);
+    for _ in 0..4 {
+        let call = client.echo("again", &by_id, "two");
+        assert_eq!(call.code(), 14, "nobody knows yet: {call:?}");
+    }
+    to_others(&cluster, entry, Signal::CONT);
+    wait::until(RECOVERED_WITHIN, "the session is known to be over", || {
+        let call = client.echo("again", &by_id, "three");
+        assert!([14, 5].contains(&call.code()), "{call:?}");
+        (call.code() == 5).then_some(())
+    });
+    let call = client.echo("again", &by_id, "four");
+    call.fails(5, "no existing session found");
+}
+
+#[test]
+fn h_15_a_session_that_its_node_told_nobody_of_gives_its_slot_back_long_before_its_window() {
+    let _alone = alone();
+    let cluster = Cluster::start();
+    let entry = "us-east-1";
+    let Some(echo) = Echo::with_slots(&cluster, entry, "2") else {
+        return;
+    };
+    let (client, function) = (&echo.client, &echo.function);
+    let told = client.echo("entry", &function.keys(&[]), "told");
+    let sessions = |count: u64| {
+        wait::until(RECOVERED_WITHIN, "sessions of the worker", || {
+            let worker = find(&cluster, "echo")?;
+            (worker["slots_used"].as_u64() == Some(count)).then_some(())
+        });
+    };
+    sessions(1);
+    // The open is bound, and its tunnel can't come up; its node dies meanwhile.
+    echo.sidecar.process().signal(Signal::STOP);
+    client.connect("second", &cluster.ready().node(entry).client);
+    let untold = client.begin_echo("second", "Unary", &function.keys(&[]), "untold", 30.0);
+    sessions(2);
+    let lost = pontoon::clock::now();
+    cluster.kill_node(entry);
+    // A process that ends may still be taking connections: what comes of a tunnel there is not certain.
+    let door = &cluster.ready().node(entry).worker;
+    wait::until(RECOVERED_WITHIN, "its port is shut", || {
+        TcpStream::connect(door).is_err().then_some(())
+    });
+    echo.sidecar.process().signal(Signal::CONT);
+    assert_eq!(untold.call().code(), 14);
+    // Both slots are taken, and the window is 30 s: whoever waits gets the slot of the one all the same, ...
+    client.connect("other", &cluster.ready().node("us-west-1").client);
+    let next = client.echo("other", &function.keys(&[]), "next");
+    assert_eq!(next.code(), 0, "{next:?}");
+    let waited = lost.elapsed();
+    assert!(waited < Duration::from_secs(15), "{waited:?}");
+    // ... and the other one keeps its own.
+    client.connect("back", &cluster.ready().node("eu-central-1").client);
+    let id = told.session();
+    let resumed = client.echo("back", &function.keys(&[("nvcf-reqid", &id)]), "resumed");
+    assert_eq!((resumed.code(), resumed.session()), (0, id), "{resumed:?}");
 }
 
 #[test]

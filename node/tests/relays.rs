@@ -11,19 +11,19 @@ use pontoon_proto::ticket::Ticket;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use support::client::{Call, Client, keys};
 use support::cluster::{self, Cluster, Node, PONTOON, RECOVERED_WITHIN};
 use support::member::free;
+use support::ops::{self, series};
 use support::process::{Process, send};
-use support::worker::{Function, Worker, find};
-use support::{alone, cli, wait};
+use support::worker::{Function, Sidecar, Worker, attached, find};
+use support::{alone, cli, haproxy, wait};
 
 /// Where no sidecar can reach a node.
 const NOWHERE: (&str, &str) = ("PONTOON__ADVERTISE__WORKER", "127.0.0.1:1");
@@ -34,27 +34,6 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 fn start(more: &[&str]) -> Cluster {
     let arguments = [&["--slots", "64"], more].concat();
     Cluster::start_with(&cluster::folder(), &arguments, &[NOWHERE])
-}
-
-/// A page over plain HTTP; `None` when nobody answers.
-fn page(address: &str, head: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    let within = Some(Duration::from_secs(5));
-    stream.set_read_timeout(within).ok()?;
-    stream.write_all(head.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
-}
-
-/// A series on a metrics page.
-fn series(ops: &str, name: &str) -> f64 {
-    let head = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let page = page(ops, head).unwrap_or_default();
-    let value = page
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0.0, |value| value.parse().expect("a number"))
 }
 
 /// A series, added up over nodes.
@@ -85,24 +64,31 @@ fn present(node: &Node, ticket: &str, id: &str) -> String {
         "CONNECT /v1/proxy HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ticket}\r\n\
          x-request-id: {id}\r\n\r\n"
     );
-    page(&node.worker, &head).expect("an answer")
+    ops::exchange(&node.worker, &head).expect("an answer")
 }
 
 /// Carries connections to a node, and keeps the heads of CONNECTs that it sees.
 struct Recorder {
     address: String,
     connects: Arc<Mutex<Vec<String>>>,
+    /// How long bytes take each way, milliseconds.
+    slow: Arc<AtomicU64>,
 }
 
 impl Recorder {
     fn start(to: &str) -> Recorder {
+        Self::towards(&Arc::new(OnceLock::from(to.to_owned())))
+    }
+
+    /// To a node whose address comes later; until then nobody is reached.
+    fn towards(to: &Arc<OnceLock<String>>) -> Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let connects = Arc::default();
-        let (kept, to) = (Arc::clone(&connects), to.to_owned());
+        let (connects, slow) = (Arc::default(), Arc::default());
+        let (kept, late, to) = (Arc::clone(&connects), Arc::clone(&slow), Arc::clone(to));
         std::thread::spawn(move || {
             for from in listener.incoming().map_while(Result::ok) {
-                let Ok(above) = TcpStream::connect(&to) else {
+                let Some(Ok(above)) = to.get().map(TcpStream::connect) else {
                     continue;
                 };
                 let back = (above.try_clone(), from.try_clone());
@@ -110,11 +96,22 @@ impl Recorder {
                     continue;
                 };
                 let kept = Some(Arc::clone(&kept));
-                std::thread::spawn(move || pump(from, above, kept));
-                std::thread::spawn(move || pump(above_too, from_too, None));
+                let (up, down) = (Arc::clone(&late), Arc::clone(&late));
+                std::thread::spawn(move || pump(from, above, &up, kept));
+                std::thread::spawn(move || pump(above_too, from_too, &down, None));
             }
         });
-        Recorder { address, connects }
+        Recorder {
+            address,
+            connects,
+            slow,
+        }
+    }
+
+    /// From now on, bytes take so long each way.
+    fn slow(&self, span: Duration) {
+        let ms = u64::try_from(span.as_millis()).expect("short");
+        self.slow.store(ms, Ordering::Relaxed);
     }
 
     /// A header of the CONNECT for this session.
@@ -126,7 +123,12 @@ impl Recorder {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, keep: Option<Arc<Mutex<Vec<String>>>>) {
+fn pump(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    slow: &AtomicU64,
+    keep: Option<Arc<Mutex<Vec<String>>>>,
+) {
     let mut bytes = [0; 16 << 10];
     let mut keep = keep;
     while let Ok(n @ 1..) = from.read(&mut bytes) {
@@ -134,34 +136,12 @@ fn pump(mut from: TcpStream, mut to: TcpStream, keep: Option<Arc<Mutex<Vec<Strin
             let head = String::from_utf8_lossy(&bytes[..n]);
             kept.lock().expect("no panic").push(head.into_owned());
         }
+        wait::hold_up(Duration::from_millis(slow.load(Ordering::Relaxed)));
         if to.write_all(&bytes[..n]).is_err() {
             break;
         }
     }
     to.shutdown(Shutdown::Write).ok();
-}
-
-/// A sidecar that knows only these addresses.
-fn sidecar(name: &str, region: &str, worker: &str, key: &str, nodes: &[&str]) -> Command {
-    let mut command = Command::new(PONTOON);
-    command
-        .args(["sidecar", "--name", name, "--region", region])
-        .args(["--worker", worker, "--nodes", &nodes.join(",")])
-        .arg("--exit-with-stdin")
-        .env("PONTOON_WORKER_KEY", key);
-    command
-}
-
-/// Waits until a worker is ready and attached at so many nodes; their names.
-#[track_caller]
-fn attached(cluster: &Cluster, name: &str, nodes: usize) -> Vec<String> {
-    wait::until(RECOVERED_WITHIN, "the worker is attached", || {
-        let worker = find(cluster, name)?;
-        let at = worker["attached_at"].as_array()?;
-        let names = at.iter().filter_map(|at| Some(at.as_str()?.to_owned()));
-        let names: Vec<String> = names.collect();
-        (worker["state"] == "ready" && at.len() >= nodes).then_some(names)
-    })
 }
 
 #[test]
@@ -255,7 +235,7 @@ impl Recorded {
             .collect();
         let ways: Vec<&str> = recorders.iter().map(|(_, r)| r.address.as_str()).collect();
         let key = &function.worker_key;
-        let mut command = sidecar("echo", &nodes[0].region, &worker.address, key, &ways);
+        let mut command = Sidecar::knowing(&ways, "echo", &nodes[0].region, &worker.address, key);
         let sidecar = Process::start("echo-sidecar", &folder, &mut command);
         attached(&cluster, "echo", 2);
         Some(Recorded {
@@ -513,38 +493,6 @@ fn c_rsm_1_an_entry_node_is_killed_and_its_relays_end() {
     goes_on(&first, &again);
 }
 
-/// HAProxy with a plain TCP listener, round robin, per list of addresses; where they listen.
-fn haproxy(folder: &Path, behind: &[Vec<&str>]) -> Option<(Process, Vec<String>)> {
-    if Command::new("haproxy").arg("-v").output().is_err() {
-        support::skipped("there is no haproxy");
-        return None;
-    }
-    let mut config = "global\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 2s\n  \
-                      timeout client 1h\n  timeout server 1h\n  balance roundrobin\n"
-        .to_owned();
-    let mut listening = Vec::new();
-    for (number, servers) in behind.iter().enumerate() {
-        let address = free();
-        write!(config, "listen l{number}\n  bind {address}\n").expect("a string");
-        for (at, server) in servers.iter().enumerate() {
-            let check = "check inter 200 fall 1 rise 1";
-            writeln!(config, "  server s{at} {server} {check}").expect("a string");
-        }
-        listening.push(address);
-    }
-    let path = folder.join("haproxy.cfg");
-    std::fs::write(&path, config).expect("written");
-    let mut command = Command::new("haproxy");
-    let process = Process::start("haproxy", folder, command.arg("-db").arg("-f").arg(&path));
-    for address in &listening {
-        wait::until(SHOWN_WITHIN, "HAProxy listens", || {
-            assert!(process.ended().is_none(), "{}", process.output());
-            TcpStream::connect(address).ok()
-        });
-    }
-    Some((process, listening))
-}
-
 /// How many sessions go through the load balancers.
 fn how_many() -> usize {
     let wanted = std::env::var("PONTOON_RELAYED_SESSIONS").ok();
@@ -554,7 +502,9 @@ fn how_many() -> usize {
 #[test]
 fn k_att_2_c_rsm_1_sidecars_and_clients_that_reach_only_load_balancers_open_and_resume() {
     let _alone = alone();
-    let cluster = start(&["--nodes-per-region", "2"]);
+    // Three of each when it is for long.
+    let per_region = if how_many() > 300 { "3" } else { "2" };
+    let cluster = start(&["--nodes-per-region", per_region]);
     let _witness = cluster.witness();
     let folder = cluster.data().join("logs");
     let nodes = &cluster.ready().nodes;
@@ -567,7 +517,9 @@ fn k_att_2_c_rsm_1_sidecars_and_clients_that_reach_only_load_balancers_open_and_
         })
         .collect();
     behind.push(nodes.iter().map(|node| node.client.as_str()).collect());
-    let Some((_haproxy, fronts)) = haproxy(&folder, &behind) else {
+    let fronts: Vec<String> = behind.iter().map(|_| free()).collect();
+    let listed: Vec<_> = fronts.iter().map(String::as_str).zip(behind).collect();
+    let Some(_haproxy) = haproxy::start("haproxy", &folder, &listed) else {
         return;
     };
     let Some(client) = Client::start() else {
@@ -592,7 +544,7 @@ fn k_att_2_c_rsm_1_sidecars_and_clients_that_reach_only_load_balancers_open_and_
             .chain(others)
             .map(String::as_str)
             .collect();
-        let mut command = sidecar(&name, region, &address, key, &ways);
+        let mut command = Sidecar::knowing(&ways, &name, region, &address, key);
         command.args(["--ops", &ops, "--on-end"]);
         command.arg(format!("http://{address}/session-ended"));
         let label = format!("{name}-sidecar");
@@ -658,7 +610,7 @@ fn k_att_2_c_rsm_1_sidecars_and_clients_that_reach_only_load_balancers_open_and_
     for (name, address, ops) in &of_workers {
         wait::until(SHOWN_WITHIN, "the worker forgets its sessions", || {
             let head = "GET /sessions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-            let page = page(address, head)?;
+            let page = ops::exchange(address, head)?;
             let (_, body) = page.split_once("\r\n\r\n")?;
             let kept: Value = serde_json::from_str(body).ok()?;
             (kept["sessions"] == 0).then_some(())
@@ -667,4 +619,86 @@ fn k_att_2_c_rsm_1_sidecars_and_clients_that_reach_only_load_balancers_open_and_
         let worker = find(&cluster, name).expect("it is still there");
         assert_eq!(worker["slots_used"], 0, "{worker}");
     }
+}
+
+/// By which way the tunnels of so many new sessions at the last node come: `direct`, or a relaying
+/// node's name. The sidecar is a fresh one, attached at the first two nodes, to which bytes take so long.
+fn ways(
+    cluster: &Cluster,
+    client: &Client,
+    direct: &Recorder,
+    name: &str,
+    to_relays: Duration,
+    count: usize,
+) -> Option<Vec<String>> {
+    let folder = cluster.data().join("logs");
+    let worker = Worker::start(name, &folder)?;
+    let function = Function::create(cluster, name, &["--slots", "16"]);
+    let (relays, entry) = cluster.ready().nodes.split_at(2);
+    let recorders: Vec<Recorder> = relays
+        .iter()
+        .map(|node| Recorder::start(&node.worker))
+        .collect();
+    for recorder in &recorders {
+        recorder.slow(to_relays);
+    }
+    let known: Vec<&str> = recorders.iter().map(|one| &*one.address).collect();
+    let (region, key) = (&relays[0].region, &function.worker_key);
+    let mut command = Sidecar::knowing(&known, name, region, &worker.address, key);
+    let _sidecar = Process::start(&format!("{name}-sidecar"), &folder, &mut command);
+    let mut at = attached(cluster, name, 2);
+    at.sort();
+    let mut names: Vec<&String> = relays.iter().map(|node| &node.name).collect();
+    names.sort();
+    assert!(at.iter().eq(names), "{at:?}");
+    let came_by = |number: usize| {
+        let channel = format!("{name} {number}");
+        client.connect(&channel, &entry[0].client);
+        let id = client.echo(&channel, &function.keys(&[]), "?").session();
+        let seen = |recorder: &Recorder| recorder.header(&id, "X-Request-ID").is_some();
+        let relayed = recorders.iter().position(seen);
+        assert_ne!(seen(direct), relayed.is_some(), "one way only");
+        relayed.map_or("direct".to_owned(), |at| relays[at].name.clone())
+    };
+    Some((0..count).map(came_by).collect())
+}
+
+#[test]
+fn k_con_3_measured_round_trips_decide_between_the_direct_way_and_a_relay() {
+    let _alone = alone();
+    // All nodes advertise it, and it leads to the last one.
+    let target = Arc::new(OnceLock::new());
+    let direct = Recorder::towards(&target);
+    let advertised = ("PONTOON__ADVERTISE__WORKER", &*direct.address);
+    let arguments = ["--slots", "64"];
+    let cluster = Cluster::start_with(&cluster::folder(), &arguments, &[advertised]);
+    let Some(client) = Client::start() else {
+        return;
+    };
+    let nodes = &cluster.ready().nodes;
+    target.set(nodes[2].worker.clone()).expect("set once");
+    let near = Duration::ZERO;
+    let (far, farther) = (Duration::from_millis(75), Duration::from_millis(250));
+
+    // The node itself is far and the relays are not: the first tunnel shows the one, the second the other.
+    direct.slow(farther);
+    let Some(came) = ways(&cluster, &client, &direct, "relays-near", near, 6) else {
+        return;
+    };
+    println!("the direct way is slow: {came:?}");
+    assert_eq!(came[0], "direct", "{came:?}");
+    assert!(came[1..].iter().all(|way| way != "direct"), "{came:?}");
+    assert!(total(&nodes[..2], "pontoon_relays_total{result=\"ok\"}") >= 5.0);
+
+    // The other way round: each relay is tried once, and is no better.
+    direct.slow(far);
+    let Some(came) = ways(&cluster, &client, &direct, "relays-far", farther, 6) else {
+        return;
+    };
+    println!("the relays are slow: {came:?}");
+    assert_eq!(came[0], "direct", "{came:?}");
+    for relay in &nodes[..2] {
+        assert!(came[1..3].contains(&relay.name), "{came:?}");
+    }
+    assert_eq!(came[3..], ["direct", "direct", "direct"], "{came:?}");
 }

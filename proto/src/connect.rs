@@ -80,8 +80,11 @@ pub enum Refusal {
     InvalidId,
     /// The token is not a good ticket for this id; one text for every cause.
     InvalidAuth,
-    /// The node that issued the ticket gives no answer to the one that the CONNECT landed on.
+    /// The node that issued the ticket can't be reached from the one that the CONNECT landed on: it has
+    /// surely not seen the CONNECT.
     EntryUnreachable,
+    /// It gives no answer: it may have seen the CONNECT.
+    EntrySilent,
     /// This node relays no more CONNECTs for now.
     RelaysLimited,
     /// Not HTTP/1.1.
@@ -112,6 +115,10 @@ impl Refusal {
             Refusal::EntryUnreachable => (
                 "502 Bad Gateway",
                 "the node that issued this ticket can't be reached from here",
+            ),
+            Refusal::EntrySilent => (
+                "504 Gateway Timeout",
+                "the node that issued this ticket gives no answer",
             ),
             Refusal::RelaysLimited => (
                 "503 Service Unavailable",

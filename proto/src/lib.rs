@@ -3,8 +3,9 @@
 //! Read [`id`] for the names of things, [`head`] for what a call says, [`protocols`] and [`cookies`]
 //! for two places where it may say so, [`fault`] for what goes wrong and how callers see it, [`key`]
 //! for the secrets that callers hold, [`ticket`] for the one with which a sidecar dials back, and
-//! [`connect`] for how it says so, [`proxy_header`] for what a load balancer says of its clients. The
-//! generated gRPC types are in [`admin`], [`peer`] and [`worker`].
+//! [`connect`] for how it says so, [`proxy_header`] for what a load balancer says of its clients,
+//! [`trace`] for the trace that a call is a part of. The generated gRPC types are in [`admin`], [`peer`]
+//! and [`worker`].
 //!
 //! All modules here are pure: they take bytes, time and randomness as arguments.
 
@@ -17,6 +18,7 @@ pub mod key;
 pub mod protocols;
 pub mod proxy_header;
 pub mod ticket;
+pub mod trace;
 
 /// The admin API, `pontoon.admin.v1`.
 #[allow(

@@ -64,6 +64,11 @@ fn k_con_3_a_text_is_a_ticket_only_if_it_can_be_printed() {
     fuzz("ticket");
 }
 
+#[test]
+fn o_log_1_a_trace_is_logged_as_it_was_sent_or_not_at_all() {
+    fuzz("trace");
+}
+
 fn fuzz(name: &str) {
     let target = properties::find(name);
     if let Some(file) = env::var_os("PONTOON_FUZZ_INPUT") {

@@ -8,6 +8,8 @@ use pontoon_proto::peer as pb;
 use pontoon_raft::codec::{self, Role};
 use pontoon_raft::group::{ProposeError, Unavailable};
 use pontoon_raft::machine::Machine as _;
+use pontoon_raft::store::Store;
+use pontoon_raft::store::memory::Platter;
 use std::time::Duration;
 use world::ledger::{Command, Ledger, write};
 use world::{CLUSTER, GROUP, LONG, World, eventually};
@@ -310,4 +312,38 @@ async fn a_single_voter_is_a_group_too() {
             .notes
             .contains_key(&1)
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s_4_a_replica_whose_storage_has_failed_stops_counting_although_others_hear_it() {
+    let platter = Platter::default();
+    let store = Store::over(Box::new(platter.engine())).unwrap();
+    let world = World::start_with(3, EVERY, store).await;
+    let hurt = world.group(3);
+    eventually("it counts", || async { hurt.connected().then_some(()) }).await;
+    let mut leader = world.leader().await;
+    platter.fail(true);
+    if leader == 3 {
+        // It notices when it is to write; the others elect another one meanwhile.
+        let _unknown = hurt.propose(write(1), Duration::from_secs(1)).await;
+        world.isolate(3, true);
+        leader = eventually("another leader", || async {
+            [1, 2].into_iter().find(|node| world.group(*node).leads())
+        })
+        .await;
+        world.isolate(3, false);
+    }
+    eventually("the others go on", || async {
+        world.group(leader).propose(write(2), LONG).await.ok()
+    })
+    .await;
+    eventually("it stops counting", || async {
+        hurt.beat_age().is_none().then_some(())
+    })
+    .await;
+    // For longer than a beat: nothing that others confirm makes it count again.
+    for _ in 0..10 {
+        assert!(hurt.read(Duration::from_millis(200)).await.is_err());
+        assert!(!hurt.connected());
+    }
 }

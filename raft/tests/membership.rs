@@ -120,6 +120,12 @@ async fn h_24_a_removed_node_and_a_removed_region_never_come_back_under_their_nu
         })
         .await;
     assert!(matches!(refused, Reply::Refused(_)), "{refused:?}");
+    eventually("both have announced themselves", || async {
+        let state = nodes.running[&1].catalog().state();
+        let known = |node: &u32| state.node(NodeId(*node)).is_some();
+        [3, 4].iter().all(known).then_some(())
+    })
+    .await;
     for node in [3, 4] {
         let command = Command::RemoveNode {
             node: NodeId(node),

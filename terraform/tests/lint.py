@@ -8,7 +8,7 @@ the only form of it that a package registry has. Where the provider itself can't
 for `terraform validate`. It checks each resource and block: arguments that don't exist, that are missing,
 blocks where arguments belong and the reverse; a resource that could be in several regions and names none;
 references to attributes, variables, locals, resources, modules and outputs that don't exist; calls of modules
-with arguments that they don't have, or without those they need.
+with arguments that they don't have, or without those they need; what depends on itself through modules.
 
 Left out: types and values of arguments, which only a plan knows.
 """
@@ -38,6 +38,7 @@ def main():
     problems = []
     for folder in folders:
         Check(modules[folder], modules, schema, problems).all()
+        problems.extend(f"{folder.name}: a cycle: {' -> '.join(cycle)}" for cycle in Graph(folder, modules).cycles())
     for problem in problems:
         print(problem, file=sys.stderr)
     resources = sum(len(modules[folder].resources) for folder in folders)
@@ -57,7 +58,7 @@ class Module:
 
     def __init__(self, folder):
         self.folder = folder
-        self.variables, self.outputs, self.locals, self.calls = {}, set(), set(), {}
+        self.variables, self.outputs, self.locals, self.calls = {}, {}, {}, {}
         # (type, with "data." in front for data sources; name; body; file)
         self.resources = []
         self.texts = {}
@@ -208,6 +209,73 @@ class Check:
                     self.say(file.name, f"{kind}.{name} is not there")
                 elif attribute and attribute not in self.schema.attributes[kind]:
                     self.say(file.name, f"{kind} has no attribute {attribute}")
+
+
+class Graph:
+    """What depends on what in a root module and all that it calls, as terraform orders its work.
+
+    An output is its own value. But an index that is computed, as in `module.region[name].output`, waits for the whole
+    module, all its resources included: so two modules can't take from each other that way.
+    """
+
+    def __init__(self, folder, modules):
+        self.modules, self.edges = modules, {}
+        self.add(folder, "", [])
+
+    def add(self, folder, path, above):
+        """Everything of one module; `above` is what its call waits for."""
+        module, everything = self.modules[folder], []
+
+        def node(name, needs):
+            self.edges[path + name] = [*needs, *above]
+            everything.append(path + name)
+
+        for name, body in module.variables.items():
+            self.edges.setdefault(path + f"var.{name}", []).extend(need for need in self.needs(body, path) if need != path + f"var.{name}")
+        for name, body in module.locals.items():
+            node(f"local.{name}", self.needs(body, path))
+        for name, body in module.outputs.items():
+            node(f"output.{name}", self.needs(body, path))
+        for kind, name, body, _ in module.resources:
+            node(f"{kind}.{name}", self.needs(body, path))
+        for name, call in module.calls.items():
+            inner = f"{path}module.{name}."
+            for argument, value in call.items():
+                self.edges[f"{inner}var.{argument}"] = self.needs(value, path)
+            waits = [need for word in ("for_each", "count", "depends_on") for need in self.needs(call.get(word), path)]
+            target = (folder / call["source"]).resolve()
+            self.edges[f"{inner}all"] = self.add(target, inner, [*above, *waits])
+            everything.append(f"{inner}all")
+        return everything
+
+    def needs(self, body, path):
+        text = str(body)
+        found = re.findall(r"\b(?:var|local)\.\w+|\b(?:aws_\w+|terraform_data)\.\w+", text)
+        for name, index, output in re.findall(r"\bmodule\.(\w+)(\[)?(?:\.(\w+))?", text):
+            found.append(f"module.{name}.all" if index or not output else f"module.{name}.output.{output}")
+        return [path + need for need in found]
+
+    def cycles(self):
+        """One cycle, if there is any: that is enough to begin with."""
+        done, way = set(), []
+
+        def visit(node):
+            if node in way:
+                return [*way[way.index(node) :], node]
+            if node in done:
+                return None
+            way.append(node)
+            for need in self.edges.get(node, []):
+                if cycle := visit(need):
+                    return cycle
+            way.pop()
+            done.add(node)
+            return None
+
+        for node in list(self.edges):
+            if cycle := visit(node):
+                return [cycle]
+        return []
 
 
 if __name__ == "__main__":

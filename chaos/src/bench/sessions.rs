@@ -26,6 +26,9 @@ pub struct Options {
     /// How many sessions are opened and taken up.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     pub rounds: u32,
+    /// How many tunnels the sidecar dials ahead for each node.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub spare_tunnels: u32,
     /// What every benchmark is told.
     #[command(flatten)]
     pub common: Common,
@@ -76,7 +79,8 @@ const STEPS: [(Step, &str); 5] = [
 /// Measures, and prints.
 pub async fn run(options: &Options) -> Result<String, Error> {
     let disk = disk::measure(&options.common.home()?)?;
-    let place = Place::new(&options.common)?;
+    let mut place = Place::new(&options.common)?;
+    place.spares = options.spare_tunnels;
     let system = place.start(Way::Pontoon).await?;
     let mut took: [Vec<u32>; STEPS.len()] = std::array::from_fn(|_| Vec::new());
     for _ in 0..options.rounds {

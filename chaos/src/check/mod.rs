@@ -5,6 +5,8 @@
 
 mod balance;
 mod gap;
+mod linear;
+mod logged;
 mod not_found;
 mod not_lost;
 mod not_resurrected;
@@ -16,12 +18,14 @@ mod vacuous;
 
 pub use balance::balance;
 pub use gap::{Gaps, gap, gaps};
+pub use linear::linear;
+pub use logged::logged;
 pub use not_found::not_found;
 pub use not_lost::not_lost;
 pub use not_resurrected::not_resurrected;
 pub use one_worker::one_worker;
 pub use remembered::remembered;
-pub use resources::{Resources, resources};
+pub use resources::{Resources, peak, resources};
 pub use told::told;
 pub use vacuous::{Counted, vacuous};
 

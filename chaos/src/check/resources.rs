@@ -47,9 +47,26 @@ pub fn resources(
     }
 }
 
+/// Checks the most that any node ever held.
+pub fn peak(bytes: Option<u64>, peak_mib: Option<u64>) -> Verdict {
+    let peak = bytes.ok_or_else(|| "no node runs".to_owned())? >> 20;
+    let figures = format!("no node that runs ever held more than {peak} MiB");
+    match peak_mib.is_some_and(|most| peak > most) {
+        true => Err(figures),
+        false => Ok(figures),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peak_beyond_the_bound_is_refused() {
+        assert!(peak(Some(100 << 20), Some(100)).is_ok());
+        assert!(peak(Some(101 << 20), Some(100)).is_err());
+        assert!(peak(None, None).is_err());
+    }
 
     #[test]
     fn growth_beyond_the_bound_is_refused() {

@@ -4,14 +4,17 @@
 //! that ours is measured beside, each with the smallest client that writes one value and waits for the
 //! acknowledgement. [`proxies`] are those that forward calls. [`world`] is a cluster of ours in several regions, with emulated links, workers and their sidecars. [`process`] starts and ends what they consist of, [`folder`] is where they write.
 
+pub mod certificates;
 pub mod debs;
 pub mod directory;
 pub mod etcd;
 pub mod folder;
+mod found;
 pub mod nats;
 pub mod pontoon;
 pub mod process;
 pub mod proxies;
+pub mod spaces;
 pub mod wheels;
 pub mod world;
 
@@ -80,9 +83,13 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
 
 /// A gRPC connection to a port of this machine. It is made when first used.
 pub(crate) fn channel(port: u16) -> Result<tonic::transport::Channel, Error> {
-    let endpoint =
-        tonic::transport::Endpoint::from_shared(format!("http://{}", crate::net::local(port)))
-            .map_err(|error| Error(error.to_string()))?;
+    channel_to(crate::net::local(port))
+}
+
+/// The same, to any address.
+pub(crate) fn channel_to(to: std::net::SocketAddr) -> Result<tonic::transport::Channel, Error> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{to}"))
+        .map_err(|error| Error(error.to_string()))?;
     Ok(endpoint
         .connect_timeout(Duration::from_secs(5))
         .connect_lazy())

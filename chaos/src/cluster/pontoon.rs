@@ -30,6 +30,7 @@ pub struct Pontoon {
     nodes: Vec<Node>,
     program: PathBuf,
     relayed: bool,
+    spares: u32,
     // Dropped last: the nodes write into it.
     folder: Folder,
 }
@@ -47,7 +48,7 @@ struct Node {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Token(pub(super) MetadataValue<Ascii>);
+pub(crate) struct Token(pub(crate) MetadataValue<Ascii>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -94,6 +95,8 @@ pub struct Setup {
     /// Sidecars know the second node's worker port as the first one's, and are attached to the others
     /// only: each tunnel to the first node is relayed by the second.
     pub relayed: bool,
+    /// How many spare tunnels a sidecar offers each node.
+    pub spares: u32,
 }
 
 /// A function with one worker.
@@ -184,6 +187,7 @@ impl Pontoon {
             nodes,
             program: program.to_owned(),
             relayed: setup.relayed,
+            spares: setup.spares,
             folder,
         };
         cluster.settled().await?;
@@ -246,6 +250,7 @@ impl Pontoon {
         let nodes = attached.map(|node| local(node.worker).to_string());
         let nodes = nodes.collect::<Vec<_>>().join(",");
         let (worker, slots) = (local(worker).to_string(), slots.to_string());
+        let spares = self.spares.to_string();
         let file = file.display().to_string();
         let sidecar = Process::start(
             "sidecar",
@@ -262,6 +267,8 @@ impl Pontoon {
                 REGION,
                 "--slots",
                 &slots,
+                "--spare-tunnels",
+                &spares,
                 "--health",
                 "tcp",
                 "--worker-key-file",
@@ -278,7 +285,7 @@ impl Pontoon {
 
     /// The page of a node's metrics.
     pub async fn metrics(&self, node: usize) -> Result<String, Error> {
-        net::get(self.nodes[node].ops, "/metrics").await
+        net::get(local(self.nodes[node].ops), "/metrics").await
     }
 
     /// Where a node's sidecars dial.
@@ -405,6 +412,17 @@ pub(super) fn config_of(folder: &Folder, name: &str) -> PathBuf {
 }
 
 pub(super) fn start(folder: &Folder, program: &Path, name: &str) -> Result<Process, Error> {
+    start_with(folder, program, name, &[], &[])
+}
+
+/// The same, with more in its environment.
+pub(super) fn start_with(
+    folder: &Folder,
+    program: &Path,
+    name: &str,
+    enter: &[String],
+    environment: &[(&str, String)],
+) -> Result<Process, Error> {
     let config = config_of(folder, name);
     let arguments = [
         "node".as_ref(),
@@ -413,10 +431,16 @@ pub(super) fn start(folder: &Folder, program: &Path, name: &str) -> Result<Proce
     ];
     let arguments: [&std::ffi::OsStr; 3] = arguments;
     let arguments = arguments.into_iter().chain([config.as_os_str()]);
-    Process::start(name, folder.path(), program, arguments)
+    Process::start_with(
+        name,
+        folder.path(),
+        (enter, program),
+        arguments,
+        environment,
+    )
 }
 
-pub(super) fn timed<T>(message: T) -> Request<T> {
+pub(crate) fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(ANSWER_WITHIN);
     request

@@ -28,14 +28,34 @@ impl Process {
         program: &Path,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Self, Error> {
+        Self::start_with(name, folder, (&[], program), arguments, &[])
+    }
+
+    /// The same, with more in its environment, and by a command that becomes the program.
+    pub fn start_with<A: AsRef<OsStr>>(
+        name: &str,
+        folder: &Path,
+        (by, program): (&[String], &Path),
+        arguments: impl IntoIterator<Item = A>,
+        environment: &[(&str, String)],
+    ) -> Result<Self, Error> {
         let log = folder.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log);
         let out = out.map_err(|error| Error::file("write", &log, &error))?;
         let err = out
             .try_clone()
             .map_err(|error| Error::file("write", &log, &error))?;
-        let child = Command::new(program)
+        let mut command = match by {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
+        let child = command
             .args(arguments)
+            .envs(environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::piped())
             .stdout(out)
             .stderr(err)
@@ -57,6 +77,12 @@ impl Process {
     pub fn kill(&mut self) {
         // It may have ended already.
         self.child.kill().ok();
+    }
+
+    /// Kills it, and returns once it has ended and its files and ports are free.
+    pub fn end(&mut self) {
+        self.kill();
+        self.child.wait().ok();
     }
 
     /// Sends a signal, as SIGSTOP and SIGCONT are.
@@ -111,18 +137,32 @@ impl Process {
 
     /// The memory that it holds at present, in bytes (`VmRSS`); none when it has ended.
     pub fn memory(&self) -> Option<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever held (`VmHWM`).
+    pub fn memory_peak(&self) -> Option<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> Option<u64> {
         let status = Path::new("/proc")
             .join(self.pid().to_string())
             .join("status");
         let text = std::fs::read_to_string(status).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field))?;
         let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
         Some(kib * 1024)
     }
 
+    /// Its log, of all of its starts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string())
+    }
+
     /// The last lines of its log.
     pub fn tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string());
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(25)..].join("\n")
     }
@@ -130,8 +170,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
-        self.child.wait().ok();
+        self.end();
     }
 }
 

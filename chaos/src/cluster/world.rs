@@ -3,20 +3,27 @@
 //!
 //! Everything is on loopback. A node listens on ports of its own and advertises those of the
 //! [`Emulator`]; clients of a region have ports of their own for every node. Admin and ops ports are
-//! reached directly: whoever judges is not hurt by the faults.
+//! reached directly: whoever judges is not hurt by the faults. [`super::found`] starts the nodes.
 
+use super::certificates::Certificates;
+use super::debs::{self, Deb};
 use super::folder::Folder;
-use super::pontoon::{Token, config_of, hex, start, timed};
+use super::found::{self, Ground};
+use super::pontoon::{Token, start_with, timed};
 use super::process::Process;
-use super::{Error, channel, random, wait_for};
+use super::spaces::{self, Spaces};
+use super::{Error, wait_for};
+use crate::fault::disk::Disk;
+use crate::fault::names::Names;
+use crate::fault::time::Clocks;
+use crate::link::Site;
 use crate::link::emulator::Emulator;
-use crate::link::{Links, Site};
 use crate::net::{self, Ports, local};
 use crate::seed::Seed;
 use pontoon_proto::admin as pb;
 use pontoon_proto::admin::admin_client::AdminClient;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -42,6 +49,20 @@ pub struct Plan {
     pub cluster: String,
     /// What the links' chances follow from.
     pub seed: Seed,
+    /// The size of each node's own disk, MiB; the machine's when it is missing.
+    pub disk_mib: Option<u64>,
+    /// Whether nodes have wall clocks that can be set.
+    pub clocks: bool,
+    /// Whether nodes and sidecars find each other by names.
+    pub names: bool,
+    /// Whether nodes have certificates.
+    pub tls: bool,
+    /// Whether the power of nodes' disks can be cut.
+    pub power: bool,
+    /// Whether these say that they are synced, and keep nothing.
+    pub skip_fsync: bool,
+    /// Whether each node, and each sidecar with its worker, has a network namespace.
+    pub apart: bool,
 }
 
 /// All of it, running.
@@ -57,9 +78,18 @@ pub struct World {
     pub emulator: Emulator,
     /// What clients call.
     pub function: Function,
+    /// What is asked for names, if anybody asks.
+    pub names: Option<Names>,
+    /// The nodes' certificates, if they have any.
+    pub certificates: Option<Certificates>,
+    /// The namespaces of nodes and sidecars, if they have any.
+    pub spaces: Option<Spaces>,
     program: PathBuf,
+    environments: Environments,
     // Ends when dropped.
     _links: JoinSet<()>,
+    /// Those of the nodes, if they have their own. Dropped after the processes that write into them.
+    pub disks: Vec<Disk>,
     // Dropped last: the processes write into it.
     folder: Folder,
 }
@@ -75,9 +105,16 @@ pub struct Node {
     pub process: Process,
     /// For clients of each region.
     pub clients: Vec<u16>,
-    admin: AdminClient<InterceptedService<Channel, Token>>,
-    ops: u16,
-    worker: u16,
+    /// Where it listens for clients, without the emulator.
+    pub client: SocketAddr,
+    /// Where it listens for sidecars, without the emulator.
+    pub own_worker: SocketAddr,
+    /// Where it listens for operators.
+    pub admin_at: SocketAddr,
+    pub(super) admin: AdminClient<InterceptedService<Channel, Token>>,
+    pub(super) ops: SocketAddr,
+    /// What sidecars dial.
+    pub(super) worker: String,
 }
 
 /// A worker and its sidecar.
@@ -126,24 +163,67 @@ impl World {
     /// Starts everything below `home`, and waits until it works.
     pub async fn start(home: &Path, program: &Path, plan: &Plan) -> Result<Self, Error> {
         let folder = Folder::inside(home)?;
-        let emulator = Emulator::new(links(plan), plan.seed.clone());
+        let emulator = Emulator::new(found::links(plan), plan.seed.clone());
         let mut tasks = JoinSet::new();
-        let nodes = nodes(&folder, program, plan, &emulator, &mut tasks).await?;
+        let environments = Environments::new(home, folder.path(), plan).await?;
+        let disks = disks(folder.path(), plan).await?;
+        let spaces = found::separate(plan, folder.path()).await?;
+        for site in spaces.iter().flat_map(Spaces::sites) {
+            emulator.is_at(spaces::address(site).into(), site);
+        }
+        let names = found::serve_names(plan).await?;
+        let certificates = found::certify(plan, folder.path())?;
+        let ground = Ground {
+            plan,
+            folder: &folder,
+            emulator: &emulator,
+            names: names.as_ref(),
+            certificates: certificates.as_ref(),
+        };
+        let start = |node: usize, name: &str| {
+            let enter = enter(spaces.as_ref(), Site::Node(node));
+            start_with(&folder, program, name, &enter, &environments.of(name)?)
+        };
+        let nodes = ground.found(&mut tasks, start).await?;
         let mut world = Self {
             nodes,
             workers: Vec::new(),
             regions: plan.regions.iter().map(|(name, ..)| name.clone()).collect(),
             emulator,
             function: Function::default(),
+            names,
+            certificates,
+            spaces,
             program: program.to_owned(),
+            environments,
             _links: tasks,
+            disks,
             folder,
         };
-        world.settled(0).await?;
-        world.serve(plan).await?;
-        let workers = world.workers.len();
-        world.settled(workers).await?;
+        let works = world.works(plan).await;
+        works.map_err(|error| {
+            let tails = world.nodes.iter().map(|node| node.process.tail());
+            Error(format!("{error}\n{}", tails.collect::<Vec<_>>().join("\n")))
+        })?;
         Ok(world)
+    }
+
+    async fn works(&mut self, plan: &Plan) -> Result<(), Error> {
+        self.settled(0).await?;
+        self.serve(plan).await?;
+        let workers = self.workers.len();
+        self.settled(workers).await?;
+        for disk in &self.disks {
+            disk.sync().await?;
+        }
+        Ok(())
+    }
+
+    /// How many lines of the nodes' logs have a text in them.
+    pub fn logged(&self, text: &str) -> usize {
+        let logs = self.nodes.iter().map(|node| node.process.log());
+        logs.map(|log| log.lines().filter(|line| line.contains(text)).count())
+            .sum()
     }
 
     /// Where everything writes its log.
@@ -200,8 +280,8 @@ impl World {
             for number in 1..=*workers {
                 let (name, port) = (format!("{name}-{number}"), ports.take()?);
                 let worker = Worker {
-                    process: self.worker(&name, 1, port)?,
-                    sidecar: self.sidecar(&name, region, port, plan.slots)?,
+                    process: self.worker(self.workers.len(), &name, 1, port)?,
+                    sidecar: self.sidecar(self.workers.len(), &name, region, port, plan.slots)?,
                     name,
                     region,
                     life: 1,
@@ -215,22 +295,31 @@ impl World {
         Ok(())
     }
 
-    fn worker(&self, name: &str, life: u32, port: u16) -> Result<Process, Error> {
+    fn worker(&self, number: usize, name: &str, life: u32, port: u16) -> Result<Process, Error> {
         let listen = local(port).to_string();
         let (log, name) = (format!("worker-{name}"), format!("{name}/{life}"));
         let arguments = ["demo-worker", "--exit-with-stdin", "--listen", &listen];
         let arguments = arguments.into_iter().chain(["--name", &name]);
-        Process::start(&log, self.folder.path(), &self.program, arguments)
+        let by = enter(self.spaces.as_ref(), Site::Sidecar(number));
+        let folder = self.folder.path();
+        Process::start_with(&log, folder, (&by, &self.program), arguments, &[])
     }
 
-    fn sidecar(&self, name: &str, region: usize, port: u16, slots: u32) -> Result<Process, Error> {
+    fn sidecar(
+        &self,
+        number: usize,
+        name: &str,
+        region: usize,
+        port: u16,
+        slots: u32,
+    ) -> Result<Process, Error> {
         // Its own region's nodes, and one of each other region: the list that it learns has the rest.
         let mut seen = BTreeSet::new();
         let nodes = self.nodes.iter().filter(|node| {
             let first = seen.insert(node.region);
             node.region == region || first
         });
-        let nodes = nodes.map(|node| local(node.worker).to_string());
+        let nodes = nodes.map(|node| node.worker.clone());
         let nodes = nodes.collect::<Vec<_>>().join(",");
         let (worker, slots) = (local(port).to_string(), slots.to_string());
         let on_end = format!("http://{worker}/session-ended");
@@ -245,29 +334,66 @@ impl World {
             ["--on-end", &on_end],
             ["--worker-key-file", &key],
         ]
-        .concat()
-        .into_iter();
-        let arguments = ["sidecar", "--exit-with-stdin"]
-            .into_iter()
-            .chain(arguments);
-        let log = format!("sidecar-{name}");
-        Process::start(&log, self.folder.path(), &self.program, arguments)
+        .concat();
+        let mut arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        if let Some(names) = &self.names {
+            arguments.extend(["--dns".to_owned(), names.at().to_string()]);
+        }
+        if let Some(made) = &self.certificates {
+            arguments.extend(["--ca-file".to_owned(), made.file().display().to_string()]);
+        }
+        let first = ["sidecar", "--exit-with-stdin"].map(str::to_owned);
+        let arguments = first.into_iter().chain(arguments);
+        let (log, folder) = (format!("sidecar-{name}"), self.folder.path());
+        let by = enter(self.spaces.as_ref(), Site::Sidecar(number));
+        Process::start_with(&log, folder, (&by, &self.program), arguments, &[])
     }
 
     /// Starts a node again that has ended.
     pub fn restart_node(&mut self, node: usize) -> Result<(), Error> {
         let name = self.nodes[node].name.clone();
-        self.nodes[node].process = start(&self.folder, &self.program, &name)?;
+        let environment = self.environments.of(&name)?;
+        let enter = enter(self.spaces.as_ref(), Site::Node(node));
+        let started = start_with(&self.folder, &self.program, &name, &enter, &environment);
+        self.nodes[node].process = started?;
         let pid = self.nodes[node].process.pid();
         self.emulator.runs(pid, Site::Node(node));
         Ok(())
+    }
+
+    /// A node's admin API.
+    pub(crate) fn admin(&self, node: usize) -> AdminClient<InterceptedService<Channel, Token>> {
+        self.nodes[node].admin.clone()
+    }
+
+    /// Where others find a node.
+    pub fn address(&self, node: usize) -> IpAddr {
+        IpAddr::V4(found::address(node, self.spaces.is_some()))
+    }
+
+    /// Where a node keeps its data.
+    pub fn data(&self, node: usize) -> PathBuf {
+        self.folder.path().join(&self.nodes[node].name)
+    }
+
+    /// Sets a node's wall clock so many seconds before or after the right time; says so when the node has
+    /// a clock that can be set.
+    pub fn set_clock(&self, node: usize, seconds: i64) -> Result<String, Error> {
+        let node = &self.nodes[node];
+        let clocks = self.environments.clocks.as_ref();
+        let clocks = clocks.ok_or_else(|| Error("the nodes have the machine's clock".into()))?;
+        clocks.set(&node.name, seconds)?;
+        match clocks.is_in(node.process.pid()) {
+            true => Ok(format!("its clock is {seconds:+} s")),
+            false => Ok(String::new()),
+        }
     }
 
     /// Starts a worker again that has ended: a fresh one, which remembers nothing.
     pub fn restart_worker(&mut self, worker: usize) -> Result<(), Error> {
         let (name, port) = (self.workers[worker].name.clone(), self.workers[worker].port);
         let life = self.workers[worker].life + 1;
-        self.workers[worker].process = self.worker(&name, life, port)?;
+        self.workers[worker].process = self.worker(worker, &name, life, port)?;
         self.workers[worker].life = life;
         Ok(())
     }
@@ -275,26 +401,26 @@ impl World {
     /// Starts a sidecar again that has ended.
     pub fn restart_sidecar(&mut self, worker: usize, slots: u32) -> Result<(), Error> {
         let old = &self.workers[worker];
-        let sidecar = self.sidecar(&old.name.clone(), old.region, old.port, slots)?;
+        let sidecar = self.sidecar(worker, &old.name.clone(), old.region, old.port, slots)?;
         self.emulator.runs(sidecar.pid(), Site::Sidecar(worker));
         self.workers[worker].sidecar = sidecar;
         Ok(())
     }
 
-    /// Waits until every node that runs is connected to all of its groups, they agree on leaders, and so
+    /// Waits until every node runs and is connected to all of its groups, they agree on leaders, and so
     /// many workers are ready, each attached at two nodes.
     pub async fn settled(&mut self, workers: usize) -> Result<(), Error> {
-        let running: Vec<usize> = (0..self.nodes.len())
-            .filter(|node| !self.nodes[*node].process.ended())
-            .collect();
+        for node in &mut self.nodes {
+            node.process.alive()?;
+        }
         let look = async || {
             let mut leaders = BTreeSet::new();
-            for node in &running {
+            for node in 0..self.nodes.len() {
                 let mut known = BTreeSet::new();
-                for group in self.groups(*node).await? {
+                for group in self.groups(node).await? {
                     known.insert(group.name.clone());
                     if !group.connected || group.leader.is_empty() {
-                        let name = &self.nodes[*node].name;
+                        let name = &self.nodes[node].name;
                         return Err(Error(format!("{name} is not connected to {}", group.name)));
                     }
                     leaders.insert((group.name, group.leader));
@@ -307,7 +433,7 @@ impl World {
                 return Err(Error(format!("the nodes do not agree: {leaders:?}")));
             }
             let mut ready = 0;
-            for worker in self.list_workers(running[0]).await? {
+            for worker in self.list_workers(0).await? {
                 let well = worker.state == "ready" && worker.attached_at.len() >= 2;
                 ready += usize::from(well);
             }
@@ -360,6 +486,11 @@ impl World {
         Ok(all)
     }
 
+    /// The ops addresses of all nodes; a node that is started again has its own again.
+    pub fn ops(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.ops).collect()
+    }
+
     /// The sum of some metrics over all nodes that run.
     pub async fn metrics(&self, names: &[&str]) -> u64 {
         let mut sum = 0.0;
@@ -407,111 +538,72 @@ impl World {
     }
 }
 
-fn links(plan: &Plan) -> Links {
-    let mut links = Links::default();
-    let (mut node, mut sidecar) = (0, 0);
-    for (region, (_, nodes, workers)) in plan.regions.iter().enumerate() {
-        links.apart(region, region, plan.local);
-        links.place(Site::Clients(region), region);
-        for _ in 0..*nodes {
-            links.place(Site::Node(node), region);
-            node += 1;
-        }
-        for _ in 0..*workers {
-            links.place(Site::Sidecar(sidecar), region);
-            sidecar += 1;
-        }
-    }
-    for (one, other, round_trip) in &plan.round_trips {
-        links.apart(*one, *other, *round_trip);
-    }
-    links
+/// Ignores syncs; of the package of that name.
+const EATMYDATA: Deb = Deb {
+    package: "libeatmydata1",
+    binary: "usr/lib/x86_64-linux-gnu/libeatmydata.so",
+};
+
+/// What nodes are started with, besides their configuration.
+#[derive(Debug)]
+struct Environments {
+    clocks: Option<Clocks>,
+    unsynced: Option<PathBuf>,
 }
 
-/// Starts the nodes, and the emulator in front of each.
-async fn nodes(
-    folder: &Folder,
-    program: &Path,
-    plan: &Plan,
-    emulator: &Emulator,
-    tasks: &mut JoinSet<()>,
-) -> Result<Vec<Node>, Error> {
-    let mut ports = Ports::default();
-    let (join_token, admin_token) = (hex(&random::<16>()?), hex(&random::<16>()?));
-    let path = folder.path().join("join-token");
-    std::fs::write(&path, &join_token).map_err(|error| Error::file("write", &path, &error))?;
-    let digest = hex(&Sha256::digest(&admin_token));
-    let token = format!("Bearer {admin_token}").parse();
-    let token = token.map_err(|_| Error("a token of hex digits is no header value".to_owned()))?;
-    let token = Token(token);
-    let mut members = Vec::new();
-    for (region, (name, nodes, _)) in plan.regions.iter().enumerate() {
-        for number in 1..=*nodes {
-            members.push((format!("{name}-{number}"), region, ports.take()?));
-        }
-    }
-    let list: String = members
-        .iter()
-        .map(|(name, region, peer)| {
-            let (region, peer) = (&plan.regions[*region].0, local(*peer));
-            format!(
-                "\n[[cluster.members]]\nname = \"{name}\"\nregion = \"{region}\"\npeer = \"{peer}\"\n"
-            )
+impl Environments {
+    async fn new(home: &Path, folder: &Path, plan: &Plan) -> Result<Self, Error> {
+        Ok(Self {
+            clocks: match plan.clocks {
+                true => Some(Clocks::find(home, folder).await?),
+                false => None,
+            },
+            unsynced: match plan.skip_fsync {
+                true => Some(debs::binary(home, EATMYDATA).await?),
+                false => None,
+            },
         })
-        .collect();
-    let mut started = Vec::new();
-    for (number, (name, region, peer)) in members.iter().enumerate() {
-        let take = |ports: &mut Ports| ports.take();
-        let (own_peer, own_worker, own_client) =
-            (take(&mut ports)?, take(&mut ports)?, take(&mut ports)?);
-        let (worker, admin, ops) = (take(&mut ports)?, take(&mut ports)?, take(&mut ports)?);
-        let tls = ports.take()?;
-        let site = Site::Node(number);
-        emulator.listen(*peer, None, site, own_peer, tasks).await?;
-        emulator
-            .listen(worker, None, site, own_worker, tasks)
-            .await?;
-        let mut clients = Vec::new();
-        for from in 0..plan.regions.len() {
-            let port = ports.take()?;
-            let from = Some(Site::Clients(from));
-            emulator.listen(port, from, site, own_client, tasks).await?;
-            clients.push(port);
-        }
-        let config = format!(
-            "name = \"{name}\"\nregion = \"{}\"\ndata_dir = {:?}\n\n\
-             [cluster]\nname = \"chaos\"\njoin_token_file = {path:?}\n\
-             admin_token_sha256 = \"{digest}\"\n{}\n{list}\n\
-             [listen]\nclient = \"{}\"\nclient_tls = \"{}\"\nworker = \"{}\"\npeer = \"{}\"\n\
-             admin = \"{}\"\nops = \"{}\"\n\n\
-             [advertise]\nworker = \"{}\"\npeer = \"{}\"\n\n{}",
-            plan.regions[*region].0,
-            folder.path().join(name),
-            plan.cluster,
-            local(own_client),
-            local(tls),
-            local(own_worker),
-            local(own_peer),
-            local(admin),
-            local(ops),
-            local(worker),
-            local(*peer),
-            plan.tables,
-        );
-        let file = config_of(folder, name);
-        std::fs::write(&file, config).map_err(|error| Error::file("write", &file, &error))?;
-        let process = start(folder, program, name)?;
-        emulator.runs(process.pid(), site);
-        started.push(Node {
-            name: name.clone(),
-            region: *region,
-            process,
-            clients,
-            admin: AdminClient::with_interceptor(channel(admin)?, token.clone())
-                .max_decoding_message_size(64 << 20),
-            ops,
-            worker,
-        });
     }
-    Ok(started)
+
+    fn of(&self, node: &str) -> Result<Vec<(&'static str, String)>, Error> {
+        match (&self.clocks, &self.unsynced) {
+            (Some(clocks), _) => clocks.environment(node),
+            (None, Some(library)) => Ok(vec![("LD_PRELOAD", library.display().to_string())]),
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Gets the libraries that nodes may be started with.
+pub async fn prepare(home: &Path, clocks: bool, skip_fsync: bool) -> Result<(), Error> {
+    if clocks {
+        Clocks::find(home, home).await?;
+    }
+    if skip_fsync {
+        debs::binary(home, EATMYDATA).await?;
+    }
+    Ok(())
+}
+
+/// What a process of a site is started by.
+fn enter(spaces: Option<&Spaces>, site: Site) -> Vec<String> {
+    spaces.map(|spaces| spaces.enter(site)).unwrap_or_default()
+}
+
+/// A disk for each node, if they have their own.
+async fn disks(folder: &Path, plan: &Plan) -> Result<Vec<Disk>, Error> {
+    let mut disks = Vec::new();
+    for (name, nodes, _) in &plan.regions {
+        for number in 1..=*nodes {
+            let at = folder.join(format!("{name}-{number}"));
+            match (plan.power, plan.disk_mib) {
+                (true, mib) => {
+                    disks.push(Disk::image(&at, mib.unwrap_or(256), plan.skip_fsync).await?)
+                }
+                (false, Some(mib)) => disks.push(Disk::small(&at, mib).await?),
+                (false, None) => {}
+            }
+        }
+    }
+    Ok(disks)
 }

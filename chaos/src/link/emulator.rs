@@ -11,7 +11,8 @@ use crate::cluster::Error;
 use crate::net::{self, OwnedReadHalf, OwnedWriteHalf, TcpStream};
 use crate::seed::Seed;
 use bytes::{Bytes, BytesMut};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -49,6 +50,7 @@ pub struct Emulator(Arc<State>);
 struct State {
     links: watch::Sender<Links>,
     processes: Mutex<Vec<(u32, Site)>>,
+    addresses: Mutex<BTreeMap<IpAddr, Site>>,
     connections: Mutex<Vec<Weak<Connection>>>,
     counters: Counters,
     seed: Seed,
@@ -69,6 +71,7 @@ impl Emulator {
         Self(Arc::new(State {
             links: watch::channel(links).0,
             processes: Mutex::default(),
+            addresses: Mutex::default(),
             connections: Mutex::default(),
             counters: Counters::default(),
             seed,
@@ -98,6 +101,20 @@ impl Emulator {
         processes.push((pid, site));
     }
 
+    /// Whoever dials from this address is at that site.
+    pub fn is_at(&self, address: IpAddr, site: Site) {
+        lock(&self.0.addresses).insert(address, site);
+    }
+
+    /// How many connections a site has.
+    pub fn standing(&self, site: Site) -> usize {
+        let connections = lock(&self.0.connections);
+        let standing = connections.iter().filter_map(Weak::upgrade);
+        standing
+            .filter(|connection| connection.from == site || connection.to == site)
+            .count()
+    }
+
     /// Every connection between the two that stands loses its bytes from now on, those from the first
     /// to the second, or both ways; how many there are.
     pub fn half_open(&self, from: Site, to: Site, both: bool) -> usize {
@@ -119,18 +136,19 @@ impl Emulator {
         hit
     }
 
-    /// Listens at a port of this machine for connections to `target`, which is at the site `to`. They
+    /// Listens at an address of this machine for connections to `target`, which is at the site `to`. They
     /// come from `from`; without it, from whoever dialed.
     pub async fn listen(
         &self,
-        port: u16,
+        near: SocketAddr,
         from: Option<Site>,
         to: Site,
-        target: u16,
+        target: SocketAddr,
         tasks: &mut JoinSet<()>,
     ) -> Result<(), Error> {
-        let listener = net::listen(net::local(port)).await;
-        let listener = listener.map_err(|error| Error(format!("cannot listen: {error}")))?;
+        let listener = net::listen(near).await;
+        let failed = |error| Error(format!("cannot listen at {near}: {error}"));
+        let listener = listener.map_err(failed)?;
         let emulator = self.clone();
         tasks.spawn(async move {
             let mut running = JoinSet::new();
@@ -148,7 +166,7 @@ impl Emulator {
                         None => emulator.dialer(&stream),
                     };
                     match from {
-                        Some(from) => emulator.carry(stream, from, to, net::local(target)).await,
+                        Some(from) => emulator.carry(stream, from, to, target).await,
                         None => drop(emulator.0.counters.strangers.fetch_add(1, RELAXED)),
                     }
                 });
@@ -159,6 +177,9 @@ impl Emulator {
 
     fn dialer(&self, stream: &TcpStream) -> Option<Site> {
         let ends = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
+        if let Some(site) = lock(&self.0.addresses).get(&ends.0.ip()) {
+            return Some(*site);
+        }
         let processes = lock(&self.0.processes).clone();
         owner::find(ends.0, ends.1, &processes)
     }

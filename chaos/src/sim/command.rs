@@ -1,17 +1,21 @@
 //! The command around the runs: many seeds, what they covered, and how to replay one that failed.
 
 use super::{Bug, Verdict, run};
+use crate::clock;
 use crate::cluster::Error;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// How often each thing must happen in 1,000 runs, so that none of them is an idle one.
 pub(super) const FLOORS: &[(&str, u64)] = &[
-    ("leader changes", 2_000),
+    ("leader changes", 5_000),
     ("power cuts", 1_000),
+    ("crashes with loss", 500),
     ("kills", 500),
     ("pauses", 500),
     ("isolations", 300),
@@ -22,16 +26,25 @@ pub(super) const FLOORS: &[(&str, u64)] = &[
     ("sick disks", 500),
     ("storage failures", 50),
     ("damages", 100),
-    ("membership changes", 100),
-    ("snapshots installed", 10),
+    ("membership changes", 500),
+    ("snapshots installed", 500),
+    ("terms of nodes that are alone", 50),
+    ("streams broken", 300),
     ("duplicates delivered", 5_000),
     ("messages lost", 10_000),
-    ("sessions acknowledged", 15_000),
+    ("sessions acknowledged", 12_000),
+    ("opens that nobody was told of", 300),
+    ("untold sessions given up", 500),
     ("resumes", 5_000),
     ("ends acknowledged", 5_000),
     ("ends by expiry", 200),
     ("outcomes unknown", 1_000),
     ("linearizable reads", 10_000),
+    ("tunnels opened", 5_000),
+    ("tunnels refused", 500),
+    ("slots evicted", 100),
+    ("tickets shown again", 1_000),
+    ("ends acted on", 10_000),
 ];
 
 /// Runs the control plane in one thread, hurts it, and checks what must hold.
@@ -46,6 +59,9 @@ pub struct Options {
     /// Plants a defect, which the checks must notice.
     #[arg(long, value_enum)]
     pub bug: Option<Bug>,
+    /// With one seed: also what its nodes log, as a filter says (`openraft=debug,pontoon_raft=info`).
+    #[arg(long)]
+    pub log: Option<String>,
     /// How many runs at a time.
     #[arg(long, default_value_t = 2)]
     pub jobs: usize,
@@ -66,7 +82,12 @@ struct Sum {
 /// When a run failed, or all together did too little.
 pub fn command(options: &Options) -> Result<String, Error> {
     if let (Some(seed), None) = (options.seed, options.seeds) {
-        let verdict = one(seed, options.bug)?;
+        let verdict = match &options.log {
+            None => one(seed, options.bug)?,
+            Some(filter) => {
+                tracing::subscriber::with_default(logs(filter), || one(seed, options.bug))?
+            }
+        };
         let mut text = verdict.trace;
         for (what, count) in &verdict.cover {
             writeln!(text, "{count:>9} {what}").ok();
@@ -82,6 +103,28 @@ pub fn command(options: &Options) -> Result<String, Error> {
     let first = options.seed.unwrap_or(1);
     let sum = many(first..first + options.seeds.unwrap_or(200), options)?;
     report(&sum, options)
+}
+
+/// The nodes' own log, on the standard error, with the run's time.
+fn logs(filter: &str) -> impl tracing::Subscriber + Send + Sync {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .with_timer(Age::default())
+        .finish()
+}
+
+/// The time of the run, as its trace has it: all of its time passes after the first line.
+#[derive(Default)]
+struct Age(OnceLock<clock::Instant>);
+
+impl FormatTime for Age {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        let now = clock::now();
+        let age = now.saturating_duration_since(*self.0.get_or_init(|| now));
+        write!(out, "{:>12}", age.as_micros())
+    }
 }
 
 fn one(seed: u64, bug: Option<Bug>) -> Result<Verdict, Error> {

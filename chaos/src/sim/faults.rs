@@ -99,6 +99,7 @@ impl Nemesis {
     fn thaw(&mut self, at: usize) {
         if let Some(life) = &self.machines[at].life {
             life.host.freeze(false);
+            self.net.set_mute(self.machines[at].number, false);
         }
     }
 
@@ -112,7 +113,9 @@ impl Nemesis {
         self.world
             .tell(format_args!("{} goes: {how:?}", machine.number));
         self.lives.all().remove(&machine.number);
-        machine.crash(how).await;
+        if machine.crash(how).await {
+            self.world.count("crashes with loss");
+        }
     }
 
     /// Starts a node that is down, or lets it be tried again.
@@ -190,6 +193,7 @@ impl Nemesis {
     fn freeze(&mut self, at: usize) {
         if let Some(life) = &self.machines[at].life {
             life.host.freeze(true);
+            self.net.set_mute(self.machines[at].number, true);
             self.told("pauses", at);
             self.soon(at, 5000, Undo::Thaw);
         }
@@ -200,10 +204,10 @@ impl Nemesis {
         let others: Vec<NodeId> = self.numbers().filter(|other| *other != node).collect();
         for other in others {
             if out {
-                self.net.cut(node, other, true);
+                self.net.cut(node, other);
             }
             if into {
-                self.net.cut(other, node, true);
+                self.net.cut(other, node);
             }
         }
         self.told(
@@ -229,7 +233,7 @@ impl Nemesis {
             for (other, to) in nodes.iter().enumerate() {
                 let across = side[one] != side[other];
                 if across && bridge != Some(one) && bridge != Some(other) {
-                    self.net.cut(*from, *to, true);
+                    self.net.cut(*from, *to);
                 }
             }
         }
@@ -287,6 +291,7 @@ impl Nemesis {
     /// What was durable is damaged or gone.
     async fn damage(&mut self, at: usize) {
         self.hurt = true;
+        self.watch.damaged();
         self.crash(at, Crash::Torn).await;
         let group = self.random.below(2) as u16;
         let random = &self.random;

@@ -3,6 +3,7 @@
 
 use super::node::Life;
 use super::random::Random;
+use super::sidecars::Sidecars;
 use super::watch::Watch;
 use super::world::{World, spawn};
 use pontoon_proto::id::{
@@ -16,6 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
+
+/// How long an entry node waits for a session's first tunnel.
+const LINK_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a client waits for one answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,6 +40,7 @@ pub(super) struct Client {
     pub(super) world: Arc<World>,
     pub(super) watch: Arc<Watch>,
     pub(super) lives: Lives,
+    pub(super) sidecars: Sidecars,
     pub(super) random: Arc<Random>,
     pub(super) regions: u16,
 }
@@ -49,7 +54,8 @@ struct Door {
 
 /// An operation's end, as its client sees it.
 enum Outcome {
-    Done(Reply),
+    /// The answer, and the entry that made it.
+    Done(Reply, u64),
     /// Surely nothing was done.
     Refused,
     Unknown,
@@ -73,7 +79,7 @@ impl Client {
         &self,
         region: RegionId,
         command: impl FnOnce(&Door) -> Command,
-    ) -> (Outcome, Option<NodeBoot>) {
+    ) -> (Outcome, Option<Door>) {
         let Some(door) = self.door(region) else {
             self.pause(50, 200).await;
             return (Outcome::Refused, None);
@@ -88,14 +94,14 @@ impl Client {
         let answer = tokio::time::timeout(PATIENCE, asked).await;
         self.world.count("operations");
         let outcome = match answer {
-            Ok(Ok(Ok(done))) => Outcome::Done(done.reply),
+            Ok(Ok(Ok(done))) => Outcome::Done(done.reply, done.index),
             Ok(Ok(Err(ProposeError::Unavailable))) => Outcome::Refused,
             Ok(Ok(Err(ProposeError::Unknown))) | Ok(Err(_)) | Err(_) => {
                 self.world.count("outcomes unknown");
                 Outcome::Unknown
             }
         };
-        (outcome, Some(door.at))
+        (outcome, Some(door))
     }
 
     async fn pause(&self, least: u64, most: u64) {
@@ -138,18 +144,18 @@ impl Client {
                 window_asked: false,
             };
             match self.say(region, open).await {
-                (Outcome::Done(Reply::Bound(binding)), at) => {
-                    self.acknowledged(id, binding, set_out);
-                    return at;
+                (Outcome::Done(Reply::Bound(binding), entry), Some(door)) => {
+                    self.bound(id, binding, Some(entry), set_out);
+                    return self.told(&door, region, id, binding).await;
                 }
-                (Outcome::Done(Reply::Queued), at) => {
+                (Outcome::Done(Reply::Queued, _), Some(door)) => {
                     if let Some(binding) = self.queued(id, region).await {
-                        self.acknowledged(id, binding, set_out);
-                        return at;
+                        self.bound(id, binding, None, set_out);
+                        return self.told(&door, region, id, binding).await;
                     }
                     break;
                 }
-                (Outcome::Done(_), _) => return None,
+                (Outcome::Done(..), _) => return None,
                 (Outcome::Refused | Outcome::Unknown, _) => {}
             }
         }
@@ -159,13 +165,64 @@ impl Client {
         None
     }
 
-    fn acknowledged(&self, id: RequestId, binding: Binding, set_out: Duration) {
-        self.world.count("sessions acknowledged");
+    /// The entry node knows that a session is bound.
+    fn bound(&self, id: RequestId, binding: Binding, entry: Option<u64>, set_out: Duration) {
         self.world.tell(format_args!(
             "{id} bound to {} slot {}",
             binding.worker, binding.slot
         ));
-        self.watch.bound(id, binding, set_out);
+        self.watch.bound(id, binding, entry, set_out);
+    }
+
+    /// The client is told of the session once its first tunnel is up; its entry node then. One that brings
+    /// none up in time ends the session, and one that dies tells nobody and ends nothing.
+    async fn told(
+        &self,
+        door: &Door,
+        region: RegionId,
+        id: RequestId,
+        binding: Binding,
+    ) -> Option<NodeBoot> {
+        let (sidecars, generation) = (self.sidecars.clone(), door.group.generation());
+        let (life, at) = (door.life.clone(), door.at);
+        let linked = async move {
+            for _ in 0..2 {
+                sidecars.want(&life, at, generation, id, binding);
+                for _ in 0..10 {
+                    if sidecars.is_up(id) {
+                        return true;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            false
+        };
+        let linked = tokio::time::timeout(LINK_WAIT, door.life.host.spawn(linked)).await;
+        match linked {
+            Ok(Ok(true)) => {
+                self.world.count("sessions acknowledged");
+                self.watch.told(id);
+                Some(door.at)
+            }
+            Ok(Err(_died)) => {
+                self.world.count("opens that nobody was told of");
+                None
+            }
+            Ok(Ok(false)) | Err(_) => {
+                self.watch.may_end(id);
+                let reason = EndReason::NoLink;
+                self.say(region, |_| Command::End { id, reason }).await;
+                self.world.count("opens without a tunnel");
+                None
+            }
+        }
+    }
+
+    /// The entry node asks for a tunnel.
+    fn connect(&self, door: &Door, id: RequestId, binding: Binding) {
+        let generation = door.group.generation();
+        self.sidecars
+            .want(&door.life, door.at, generation, id, binding);
     }
 
     /// Waits for a slot as a node does: by its replica.
@@ -205,16 +262,17 @@ impl Client {
                 window_ms: None,
             };
             match self.say(region, enter).await {
-                (Outcome::Done(Reply::Bound(binding)), Some(door)) => {
+                (Outcome::Done(Reply::Bound(binding), entry), Some(door)) => {
                     self.world.count("resumes");
-                    self.watch.bound(id, binding, set_out);
-                    at = door;
+                    self.watch.bound(id, binding, Some(entry), set_out);
+                    self.connect(&door, id, binding);
+                    at = door.at;
                 }
-                (Outcome::Done(Reply::NotFound), _) => {
+                (Outcome::Done(Reply::NotFound, _), _) => {
                     let what = format_args!("{id} was acknowledged and can't be resumed");
                     self.world.fail("acknowledged", what);
                 }
-                (Outcome::Done(Reply::Ended(_)), _) => return,
+                (Outcome::Done(Reply::Ended(_), _), _) => return,
                 _ => {}
             }
         }
@@ -222,10 +280,28 @@ impl Client {
             self.watch.may_end(id);
             let reason = EndReason::Released;
             let (ended, _) = self.say(region, |_| Command::End { id, reason }).await;
-            if matches!(ended, Outcome::Done(_)) {
+            if matches!(ended, Outcome::Done(..)) {
                 self.world.count("ends acknowledged");
             }
         }
+    }
+
+    /// A defect that is planted: an open that was answered long ago comes again, with a new date, when
+    /// nobody remembers how its session ended.
+    pub(super) async fn opens_late(&self) {
+        let region = RegionId(1);
+        let id = RequestId::mint(region, self.random.bytes());
+        let (mut seq, reason) = (0, EndReason::Released);
+        while self.open(id, region, &mut seq).await.is_none() {}
+        self.watch.may_end(id);
+        let end = |_: &Door| Command::End { id, reason };
+        while !matches!(self.say(region, end).await.0, Outcome::Done(..)) {}
+        let forgotten = |door: Door| door.group.state().ended(id).is_none();
+        // Until a replica has forgotten it.
+        while !self.door(region).is_some_and(forgotten) {
+            self.pause(500, 500).await;
+        }
+        self.open(id, region, &mut seq).await;
     }
 
     /// Asks for certainty, again and again.
@@ -253,10 +329,13 @@ impl Client {
         loop {
             let worker = WorkerId(Uuid::from_bytes(self.random.bytes()));
             let slots = 1 + self.random.below(4) as u32;
+            self.sidecars.begin(worker);
             for _ in 0..2 + self.random.below(6) {
                 stream += 1;
                 self.attach(region, worker, slots, stream).await;
                 self.pause(200, 2500).await;
+                // What a probe of one that was set aside brings about.
+                self.say(region, |_| Command::LinkUp { worker }).await;
                 if self.random.chance(200) {
                     let on = self.random.chance(400);
                     let reason = DrainReason::Health;
@@ -266,6 +345,7 @@ impl Client {
             }
             self.watch.may_die(worker);
             self.say(region, |_| Command::WorkerDead { worker }).await;
+            self.sidecars.gone(worker);
             self.world.count("workers dead");
         }
     }
@@ -282,12 +362,13 @@ impl Client {
             stream,
         };
         let (outcome, _) = self.say(region, attach).await;
-        matches!(outcome, Outcome::Done(Reply::Attached))
+        matches!(outcome, Outcome::Done(Reply::Attached, _))
     }
 
     /// After healing: a worker comes and a session is opened on it, in this region, through any node.
     pub(super) async fn serves(&self, region: RegionId) -> bool {
         let worker = WorkerId(Uuid::from_bytes(self.random.bytes()));
+        self.sidecars.begin(worker);
         if !self.attach(region, worker, 16, 1).await {
             return false;
         }

@@ -6,16 +6,19 @@
 //! Time is simulated too: a run of a minute takes a fraction of a second.
 
 mod command;
+mod consensus;
 mod faults;
 mod load;
 mod net;
 mod node;
 mod random;
+mod sidecars;
 mod watch;
 mod world;
 
 pub use command::{Options, command};
 
+use consensus::Circumstances;
 use faults::Nemesis;
 use load::{Client, Lives};
 use net::Net;
@@ -24,6 +27,7 @@ use pontoon_proto::id::{NodeId, RegionId};
 use pontoon_raft::cluster::Member;
 use pontoon_raft::group::Status;
 use pontoon_raft::machine::Machine as _;
+use sidecars::Sidecars;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +52,20 @@ pub enum Bug {
     StaleNegative,
     /// State clocks are stamped by a clock that runs far too fast.
     FastClock,
+    /// Whoever asks whether it would be voted for is told that it would.
+    NoPreVote,
+    /// A leader is told that the others have its entries as soon as it sends them.
+    AckEarly,
+    /// A sidecar dials for whatever binding it is asked for.
+    SlotUnfenced,
+    /// A ticket that was used is taken again.
+    TicketTwice,
+    /// A process acts on each effect twice.
+    EffectTwice,
+    /// An open comes again, with a new date, when the end of its session is forgotten.
+    LateOpen,
+    /// A sidecar gives a session up whose client may know of it.
+    ForgetTold,
 }
 
 /// What came of one run.
@@ -95,7 +113,7 @@ fn regions(world: &World) -> &'static [&'static str] {
     SHAPES[world.random.below(SHAPES.len())]
 }
 
-/// One run: founding, harm, healing.
+/// One run.
 async fn live(world: &Arc<World>, home: std::path::PathBuf) {
     let regions = regions(world);
     let names: BTreeSet<&str> = regions.iter().copied().collect();
@@ -106,9 +124,13 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
     });
     let members: Vec<Member> = members.collect();
     let watch = Arc::new(Watch::new(world.clone()));
-    let net = Arc::new(Net::new(world.clone(), watch.clone()));
+    let numbers = members.iter().map(|member| member.node).collect();
+    let net = Arc::new(Net::new(world.clone(), watch.clone(), numbers));
+    let sidecars = Sidecars::new(world.clone());
     let site = Site {
         world: world.clone(),
+        sidecars: sidecars.clone(),
+        watch: watch.clone(),
         net: net.clone(),
         members: members.clone(),
         home,
@@ -124,15 +146,38 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
         world: world.clone(),
         watch: watch.clone(),
         lives: lives.clone(),
+        sidecars,
         random: Arc::new(world.random.fork()),
         regions: count,
     };
-    let mut nemesis = Nemesis::new(world.clone(), watch.clone(), net, lives.clone(), machines);
+    let mut nemesis = Nemesis::new(
+        world.clone(),
+        watch.clone(),
+        net.clone(),
+        lives.clone(),
+        machines,
+    );
     for at in 0..members.len() {
         nemesis.start(at).await;
     }
-    spawn(look(world.clone(), watch.clone(), lives.clone()));
-    if !settled(&mut nemesis, &lives, count).await {
+    let looking = look(world.clone(), watch.clone(), net.clone(), lives.clone());
+    spawn(looking);
+    hurt_and_heal(&mut nemesis, &client).await;
+    // It holds the nodes, and they hold it.
+    net.clear();
+}
+
+/// Founding, harm, healing.
+async fn hurt_and_heal(nemesis: &mut Nemesis, client: &Client) {
+    let Client {
+        world,
+        watch,
+        lives,
+        regions: count,
+        ..
+    } = client;
+    let count = *count;
+    if !settled(nemesis, lives, count).await {
         return world.fail("founding", format_args!("not within {HEALED:?}"));
     }
     let load = client.start(5);
@@ -142,6 +187,9 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+    if world.bug == Some(Bug::LateOpen) {
+        client.opens_late().await;
+    }
     watch.hurts();
     nemesis.rage(RAGE).await;
     if world.failed() {
@@ -149,8 +197,8 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
     }
     nemesis.heal().await;
     load.iter().for_each(tokio::task::JoinHandle::abort);
-    if !settled(&mut nemesis, &lives, count).await {
-        let open = unsettled(&lives, count).unwrap_or_default();
+    if !settled(nemesis, lives, count).await {
+        let open = unsettled(lives, count).unwrap_or_default();
         return world.fail(
             "liveness",
             format_args!("not healed within {HEALED:?}: {open}"),
@@ -168,13 +216,18 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
 }
 
 /// Looks at all replicas, again and again.
-async fn look(world: Arc<World>, watch: Arc<Watch>, lives: Lives) {
+async fn look(world: Arc<World>, watch: Arc<Watch>, net: Arc<Net>, lives: Lives) {
     while !world.failed() {
         let all: Vec<_> = lives.all().clone().into_iter().collect();
         for (node, life) in all {
-            watch.catalog(node, life.cluster.catalog());
+            let circumstances = Circumstances {
+                life: life.number,
+                frozen: life.host.frozen(),
+                alone: net.isolated(node),
+            };
+            watch.look(node, life.cluster.catalog(), circumstances);
             for (_, group) in life.cluster.regions() {
-                watch.directory(node, &group);
+                watch.directory(node, &group, circumstances);
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

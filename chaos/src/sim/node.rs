@@ -3,6 +3,8 @@
 use super::Bug;
 use super::net::{Net, Port};
 use super::random::Random;
+use super::sidecars::Sidecars;
+use super::watch::Watch;
 use super::world::{World, spawn};
 use pontoon_proto::id::{NodeId, RegionId};
 use pontoon_raft::catalog::command::{self as catalog, Admission, Node, Standing, Survive};
@@ -12,6 +14,7 @@ use pontoon_raft::host::Host;
 use pontoon_raft::identity::Identity;
 use pontoon_raft::store::Store;
 use pontoon_raft::store::memory::Platter;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +22,7 @@ use std::time::Duration;
 const CLUSTER: [u8; 16] = [7; 16];
 
 /// Entries between two snapshots: few, so that logs are purged and snapshots sent in every run.
-const SNAPSHOT_EVERY: u64 = 60;
+const SNAPSHOT_EVERY: u64 = 20;
 
 /// How long a start may take before it is given up; a founder alone waits for nobody.
 const STARTING: Duration = Duration::from_secs(10);
@@ -39,6 +42,8 @@ pub(super) enum Crash {
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) world: Arc<World>,
+    pub(super) watch: Arc<Watch>,
+    pub(super) sidecars: Sidecars,
     pub(super) net: Arc<Net>,
     pub(super) members: Vec<Member>,
     pub(super) home: PathBuf,
@@ -47,6 +52,8 @@ pub(super) struct Site {
 /// A running process.
 #[derive(Clone)]
 pub(super) struct Life {
+    /// How often its node was started.
+    pub(super) number: u64,
     pub(super) host: Host,
     pub(super) cluster: Cluster,
 }
@@ -59,18 +66,23 @@ pub(super) struct Machine {
     random: Arc<Random>,
     site: Site,
     folders: u64,
+    /// How often it was started.
+    starts: u64,
     pub(super) life: Option<Life>,
 }
 
 impl Machine {
     pub(super) fn new(site: Site, number: u32, region: &str) -> Machine {
+        let platter = Platter::default();
+        site.watch.has_disk(NodeId(number), platter.clone());
         Machine {
             number: NodeId(number),
             region: region.into(),
-            platter: Platter::default(),
+            platter,
             random: Arc::new(site.world.random.fork()),
             site,
             folders: 0,
+            starts: 0,
             life: None,
         }
     }
@@ -86,6 +98,7 @@ impl Machine {
     /// Starts a process over what is on the disk. `others` may be asked to take the node in.
     pub(super) async fn up(&mut self, others: &[Cluster]) -> Result<(), String> {
         let host = Host::new(self.random.next());
+        self.starts += 1;
         let (store, mut steps) =
             Store::stepped(Box::new(self.platter.engine())).map_err(|error| error.to_string())?;
         let platter = self.platter.clone();
@@ -119,7 +132,12 @@ impl Machine {
             .net
             .add(self.number, host.clone(), cluster.clone());
         self.introduce(&host, &cluster);
-        self.life = Some(Life { host, cluster });
+        self.act(&host, &cluster);
+        self.life = Some(Life {
+            number: self.starts,
+            host,
+            cluster,
+        });
         Ok(())
     }
 
@@ -172,6 +190,7 @@ impl Machine {
             node_dead_after: Duration::from_secs(8),
             transport: Arc::new(Port {
                 from: self.number,
+                life: self.starts,
                 host: host.clone(),
                 net: self.site.net.clone(),
             }),
@@ -232,26 +251,48 @@ impl Machine {
         });
     }
 
-    /// The process ends where it is.
-    pub(super) async fn crash(&mut self, how: Crash) {
+    /// Acts on what happens in the directories, once it runs them.
+    fn act(&self, host: &Host, cluster: &Cluster) {
+        let (cluster, sidecars) = (cluster.clone(), self.site.sidecars.clone());
+        let (by, own) = ((self.number, self.starts), host.clone());
+        host.spawn(async move {
+            let mut known = BTreeSet::new();
+            loop {
+                for (region, group) in cluster.regions() {
+                    if known.insert(region) {
+                        own.spawn(sidecars.clone().act(by, group));
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+
+    /// The process ends where it is. Answers whether something that it had written is lost.
+    pub(super) async fn crash(&mut self, how: Crash) -> bool {
         self.site.net.remove(self.number);
-        let Some(life) = self.life.take() else { return };
+        self.site.net.set_mute(self.number, how != Crash::Kill);
+        let Some(life) = self.life.take() else {
+            return false;
+        };
         life.host.kill();
         drop(life);
         let random = self.random.clone();
-        match how {
+        let lost = match how {
             Crash::Kill => self.platter.cut(&mut |end| end - 1),
             Crash::Power => self.platter.cut(&mut |end| random.below(end)),
             Crash::Torn => self.platter.cut_and_tear(&mut |end| random.below(end)),
-        }
+        };
         // Until all of its tasks are gone, and with them its lock on the folder.
         tokio::time::sleep(Duration::from_millis(1)).await;
+        lost
     }
 
     /// The disk is replaced by an empty one. The process must be down.
     pub(super) fn lose_disk(&mut self) {
         std::fs::remove_dir_all(self.folder()).ok();
         self.platter = Platter::default();
+        self.site.watch.has_disk(self.number, self.platter.clone());
         self.folders += 1;
     }
 }

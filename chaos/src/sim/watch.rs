@@ -2,38 +2,45 @@
 //!
 //! | check | what must hold |
 //! | --- | --- |
-//! | `log-matching` | two entries of one index, term and leader are the same bytes: in openraft a term may have
-//!   several leaders one after the other, ordered by their numbers |
-//! | `committed` | what a leader called committed never changes |
+//! | `log-matching` | two entries of one index, term and leader are the same bytes |
+//! | `committed` | no two entries of one index are ever called committed |
+//! | `one-leader` | nobody else leads as the same member in the same term, also not a later life of the node |
+//! | `pre-vote` | a node that reaches nobody begins no term |
 //! | `replicas-equal` | two replicas that applied as much have the same state hash |
 //! | `invariants` | the state machine's own, on every published state |
+//! | `durable` | what a client was told is on two disks, whatever loses its power now |
+//! | `lost` | a replica that is as far as a session's binding knows the session, or how it ended |
 //! | `bound-once` | a session is bound to one worker and slot, for ever |
 //! | `no-return` | an ended id never lives again |
 //! | `acknowledged` | a session that was acknowledged lives, or ended for a reason that exists |
 //! | `stale-negative` | a linearizable read is not behind what was answered before it began |
 //! | `early-expiry` | no hold ends before its window and margin have passed |
+//!
+//! The first four are in `consensus`.
 
+use super::consensus::{Circumstances, Consensus, Of, Sender};
 use super::world::World;
-use pontoon_proto::id::{NodeId, RequestId, WorkerId};
+use pontoon_proto::id::{GroupId, NodeId, RequestId, WorkerId};
 use pontoon_proto::peer as pb;
-use pontoon_raft::catalog::Catalog;
 use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::{Binding, EndReason};
 use pontoon_raft::directory::session::{ENTER_MARGIN, State};
-use pontoon_raft::group::{Group, Status};
+use pontoon_raft::group::Group;
 use pontoon_raft::machine::Machine;
+use pontoon_raft::store::memory::{Held, Platter};
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A group's number and generation.
-pub(super) type Of = (u32, u64);
+/// On how many disks is what a client was told. Groups here have three voters or more.
+const COPIES: usize = 2;
 
 /// What one client did to one session, as far as it knows.
 #[derive(Debug, Default)]
 struct Known {
     acknowledged: bool,
+    /// Whether its client was told: its first tunnel was up.
+    told: bool,
     /// Somebody asked for its end, or its client stopped to care.
     end_asked: bool,
     window: Duration,
@@ -48,11 +55,10 @@ struct Known {
 struct Seen {
     /// How far each replica was when it was looked at last.
     looked: BTreeMap<(NodeId, Of), u64>,
-    last_leader: BTreeMap<Of, NodeId>,
-    entries: BTreeMap<(Of, u64, u64, u64), u64>,
-    committed: BTreeMap<(Of, u64), (u64, u64, u64)>,
     hashes: BTreeMap<(Of, u64), [u8; 32]>,
-    voters: BTreeMap<Of, Vec<NodeId>>,
+    disks: BTreeMap<NodeId, Platter>,
+    /// When a disk was damaged or lost, if one was.
+    damaged: Option<Duration>,
     sessions: BTreeMap<RequestId, Known>,
     dying: BTreeSet<WorkerId>,
     jumps: u32,
@@ -63,12 +69,14 @@ struct Seen {
 /// The checks of one run.
 pub(super) struct Watch {
     world: Arc<World>,
+    consensus: Consensus,
     seen: Mutex<Seen>,
 }
 
 impl Watch {
     pub(super) fn new(world: Arc<World>) -> Watch {
         Watch {
+            consensus: Consensus::new(world.clone()),
             world,
             seen: Mutex::default(),
         }
@@ -78,44 +86,22 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A leader's message on its way.
-    pub(super) fn appends(&self, of: Of, request: &pb::AppendRequest) {
-        let mut seen = self.seen();
-        let committed = request.leader_commit.as_ref().map(|id| id.index);
-        for entry in &request.entries {
-            let Some(id) = &entry.log_id else { continue };
-            let mut hasher = DefaultHasher::new();
-            entry.record.hash(&mut hasher);
-            let hash = hasher.finish();
-            let same = *seen
-                .entries
-                .entry((of, id.index, id.term, id.member))
-                .or_insert(hash);
-            if same != hash {
-                self.world.fail(
-                    "log-matching",
-                    format_args!("group {of:?}: two entries {} of term {}", id.index, id.term),
-                );
-            }
-            let known = seen.committed.get(&(of, id.index)).copied();
-            if committed.is_some_and(|committed| id.index <= committed) {
-                seen.committed
-                    .insert((of, id.index), (id.term, id.member, hash));
-                if known.is_some_and(|known| known != (id.term, id.member, hash)) {
-                    self.world.fail(
-                        "committed",
-                        format_args!("group {of:?}: entry {} was committed as another", id.index),
-                    );
-                }
-            }
-        }
+    /// A leader's message sets out.
+    pub(super) fn appends(&self, sender: &Sender, request: &pb::AppendRequest) {
+        self.consensus.appends(sender, request);
     }
 
     /// Looks at one replica; none if it stands where it stood the last time.
-    pub(super) fn look<M: Machine>(&self, node: NodeId, group: &Group<M>) -> Option<(u64, Arc<M>)> {
+    pub(super) fn look<M: Machine>(
+        &self,
+        node: NodeId,
+        group: &Group<M>,
+        circumstances: Circumstances,
+    ) -> Option<(u64, Arc<M>)> {
         let of = (u32::from(group.id().number()), group.generation());
         let status = group.status();
-        self.leader(of, node, group.leads(), &status);
+        self.consensus
+            .shows(of, node, group.leads(), &status, circumstances);
         // The state is published before the index is: what is read first is not the newer one.
         let index = *group.changed().borrow();
         if self.seen().looked.insert((node, of), index) == Some(index) {
@@ -139,36 +125,14 @@ impl Watch {
         Some((index, state))
     }
 
-    fn leader(&self, of: Of, node: NodeId, leads: bool, status: &Status) {
-        let mut seen = self.seen();
-        if !leads {
-            return;
-        }
-        if seen.last_leader.insert(of, node) != Some(node) {
-            self.world.count("leader changes");
-            self.world
-                .tell(format_args!("{node} leads {of:?} in term {}", status.term));
-        }
-        let voters = &status.voters;
-        if seen
-            .voters
-            .insert(of, voters.clone())
-            .is_some_and(|before| before != *voters)
-        {
-            self.world.count("membership changes");
-            self.world
-                .tell(format_args!("{of:?} has the voters {voters:?}"));
-        }
-    }
-
-    /// Looks at one replica of the catalog.
-    pub(super) fn catalog(&self, node: NodeId, group: &Group<Catalog>) {
-        self.look(node, group);
-    }
-
     /// Looks at one replica of a directory, session by session.
-    pub(super) fn directory(&self, node: NodeId, group: &Group<Directory>) {
-        let Some((index, state)) = self.look(node, group) else {
+    pub(super) fn directory(
+        &self,
+        node: NodeId,
+        group: &Group<Directory>,
+        circumstances: Circumstances,
+    ) {
+        let Some((index, state)) = self.look(node, group, circumstances) else {
             return;
         };
         let now = self.world.age();
@@ -227,6 +191,14 @@ impl Watch {
             if first {
                 self.ended(id, known, reason, now, dying, (jumps, hurt));
             }
+        } else if known.acknowledged && state.ended(id).is_none() {
+            let bound = known.binding.map_or(u64::MAX, |binding| entry_of(&binding));
+            // How a session ended is forgotten in time; who shows that saw the end.
+            if index >= bound && known.ended.is_none_or(|(at, _)| index < at) {
+                let what =
+                    format_args!("{id} was bound in entry {bound} and is unknown at {index}");
+                self.world.fail("lost", what);
+            }
         }
     }
 
@@ -263,7 +235,8 @@ impl Watch {
                 }
                 true
             }
-            EndReason::TimedOut | EndReason::NodeLost => !known.acknowledged,
+            EndReason::TimedOut => !known.acknowledged,
+            EndReason::NodeLost => !known.told,
             EndReason::Preempted => true,
             EndReason::Operator => false,
         };
@@ -283,9 +256,60 @@ impl Watch {
         self.seen().hurt = true;
     }
 
-    /// The client was told that it is bound.
-    pub(super) fn bound(&self, id: RequestId, binding: Binding, set_out: Duration) {
+    /// A node has this disk from now on.
+    pub(super) fn has_disk(&self, node: NodeId, disk: Platter) {
+        self.seen().disks.insert(node, disk);
+    }
+
+    /// A disk is damaged or lost.
+    pub(super) fn damaged(&self) {
+        self.seen().damaged = Some(self.world.age());
+    }
+
+    /// Judges what is left of an entry that somebody was told of.
+    fn durable(&self, seen: &Seen, group: u16, index: u64, set_out: Duration) {
+        if seen.damaged.is_some_and(|at| at >= set_out) {
+            return;
+        }
+        let mut copies: BTreeMap<Held, usize> = BTreeMap::new();
+        for disk in seen.disks.values() {
+            *copies.entry(disk.holds(group, index)).or_default() += 1;
+        }
+        copies.remove(&Held::Nothing);
+        let purged = copies.remove(&Held::Purged).unwrap_or(0);
+        let count = purged + copies.values().max().copied().unwrap_or(0);
+        if count < COPIES {
+            let what = format_args!("entry {index} of group {group} is on {count} disks");
+            self.world.fail("durable", what);
+        }
+    }
+
+    /// The client was told of it.
+    pub(super) fn told(&self, id: RequestId) {
         let mut seen = self.seen();
+        let known = seen.sessions.entry(id).or_default();
+        known.told = true;
+        if let Some((at, EndReason::NodeLost)) = known.ended {
+            let what =
+                format_args!("{id} was given up in entry {at}, and then its client was told of it");
+            self.world.fail("acknowledged", what);
+        }
+    }
+
+    /// Its entry node was told that it is bound, by what an entry did.
+    pub(super) fn bound(
+        &self,
+        id: RequestId,
+        binding: Binding,
+        entry: Option<u64>,
+        set_out: Duration,
+    ) {
+        let mut seen = self.seen();
+        if let Some(region) = id.region() {
+            let group = GroupId::Region(region).number();
+            let entry = entry.unwrap_or_else(|| entry_of(&binding));
+            self.durable(&seen, group, entry, set_out);
+        }
         let known = seen.sessions.entry(id).or_default();
         known.acknowledged = true;
         known.inside = known.inside.max(Some(set_out));
@@ -311,10 +335,12 @@ impl Watch {
         self.seen().jumps += 1;
     }
 
-    /// All that was acknowledged before a linearizable read sets out.
+    /// All that was acknowledged before a linearizable read sets out, and has not ended: how a session
+    /// ended is forgotten in time.
     pub(super) fn promised(&self) -> Vec<RequestId> {
         let seen = self.seen();
-        let promised = seen.sessions.iter().filter(|(_, known)| known.acknowledged);
+        let live = |known: &Known| known.acknowledged && known.ended.is_none();
+        let promised = seen.sessions.iter().filter(|(_, known)| live(known));
         promised.map(|(id, _)| *id).collect()
     }
 
@@ -329,4 +355,9 @@ impl Watch {
             }
         }
     }
+}
+
+/// The log entry that made a binding.
+fn entry_of(binding: &Binding) -> u64 {
+    binding.index >> 16
 }

@@ -7,7 +7,7 @@
 mod line;
 
 use crate::cluster::world::{Function, World};
-use crate::history::{Kind, Op, Outcome, Recorder};
+use crate::history::{Kind, MESSAGES, Op, Outcome, Recorder};
 use crate::scenario::{Mode, Workload};
 use crate::seed::Seed;
 use line::{Line, Said};
@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 /// Between two attempts to come back to a session.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Messages of one stream.
-const MESSAGES: usize = 5;
+/// Time for some attempts of 15 s each, after a cluster has had its minute to be well again.
+const FINISH_WITHIN: Duration = Duration::from_secs(60);
 
 /// What every client knows.
 #[derive(Debug)]
@@ -98,10 +98,11 @@ impl Clients {
         while self.running.join_next().await.is_some() {}
     }
 
-    /// Tells them to come to an end: each resumes what it still has once more, and releases it.
+    /// Tells them to come to an end: each resumes what it still has once more, and releases it. Those who
+    /// get no answer any more are left alone after a while: the cluster is not well again.
     pub async fn finish(mut self) {
         self.stop.send_replace(true);
-        self.ended().await;
+        tokio::time::timeout(FINISH_WITHIN, self.ended()).await.ok();
     }
 }
 
@@ -271,11 +272,7 @@ impl Client {
             None => Kind::Resume,
             Some(_) => kind,
         };
-        let more = if kind == Kind::Stream {
-            MESSAGES as i64
-        } else {
-            1
-        };
+        let more = kind.adds();
         session.asked += more;
         let sums = (session.acknowledged + more, session.asked);
         let pause = Duration::from_millis(self.ground.workload.pause_ms);

@@ -70,7 +70,7 @@ impl Context {
     }
 
     /// A tenant by its name, or by its id.
-    fn tenant_called(&self, name: &str) -> Result<TenantId, Status> {
+    pub(super) fn tenant_called(&self, name: &str) -> Result<TenantId, Status> {
         let catalog = self.catalog();
         let by_id = || catalog.tenant(name.parse().ok()?);
         let known = catalog.tenant_by_name(name).or_else(by_id);

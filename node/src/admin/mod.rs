@@ -7,6 +7,7 @@
 //! Every refusal says what to do about it, and none repeats a secret.
 
 mod access;
+mod closes;
 mod drain;
 mod limits;
 mod members;
@@ -20,7 +21,7 @@ mod write;
 
 use crate::drain::Switch;
 use crate::net::TcpListener;
-use crate::peer::Peers;
+use crate::peer::{ClosesHandler, Peers};
 use crate::tls::accept::{self, For, Port};
 use futures::future::BoxFuture;
 use pontoon_proto::admin::admin_server::AdminServer;
@@ -68,6 +69,8 @@ pub struct Context {
     pub peers: Peers,
     /// How sessions are ended.
     pub end: EndSession,
+    /// What closed here lately.
+    pub closes: ClosesHandler,
     /// How this node is, and how it is made to drain.
     pub switch: Switch,
     /// SHA-256 of the token that may do everything before there is any key.

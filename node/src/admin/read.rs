@@ -217,8 +217,10 @@ impl Context {
         Ok(pb::ListFunctionsReply {
             functions: catalog
                 .functions()
-                .filter(|function| tenant.is_none_or(|tenant| function.tenant == tenant))
-                .map(|function| view::function(function, catalog.weights(function.id)))
+                .filter(|function| {
+                    tenant.is_none_or(|tenant| catalog.may_call(tenant, function.id))
+                })
+                .map(|function| view::function(&catalog, function))
                 .collect(),
         })
     }

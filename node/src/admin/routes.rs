@@ -1,4 +1,5 @@
-//! Weights between a function's versions, and the regions in which a version's sessions may live.
+//! Weights between a function's versions, the regions in which a version's sessions may live, and who
+//! may call a function.
 
 use super::access::Caller;
 use super::read::parse;
@@ -28,10 +29,35 @@ impl Context {
         };
         let what = format!("the weights of {id}");
         let written = self.set_route(command, &what, request.dry_run).await?;
+        self.show_function(written, id)
+    }
+
+    pub(super) async fn set_share(
+        &self,
+        caller: Caller,
+        request: pb::SetShareRequest,
+    ) -> Result<Response<pb::Function>, Status> {
+        let id: FunctionId = parse("function_id", &request.function_id)?;
+        let command = Command::SetShare {
+            function: id,
+            tenant: self.tenant_called(&request.tenant)?,
+            shared: request.shared,
+            actor: caller.actor,
+        };
+        let what = format!("the share of {id}");
+        let written = self.set_route(command, &what, request.dry_run).await?;
+        self.show_function(written, id)
+    }
+
+    fn show_function(
+        &self,
+        written: Written,
+        id: FunctionId,
+    ) -> Result<Response<pb::Function>, Status> {
         let catalog = self.catalog();
         let function = catalog.function(id);
-        let function = function.ok_or_else(|| unknown("function", &request.function_id))?;
-        Ok(written.with(view::function(function, catalog.weights(id))))
+        let function = function.ok_or_else(|| unknown("function", &id.to_string()))?;
+        Ok(written.with(view::function(&catalog, function)))
     }
 
     pub(super) async fn set_version_regions(
@@ -59,7 +85,7 @@ impl Context {
         what: &str,
         dry_run: bool,
     ) -> Result<Written, Status> {
-        // A build that knows no routes must not find one in its log, so this is asked beforehand; the
+        // A build that knows no such command must not find one in its log, so this is asked beforehand; the
         // format never falls again.
         self.rehearse(command.clone())?;
         if dry_run {

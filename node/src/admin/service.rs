@@ -94,6 +94,15 @@ impl Admin for Service {
         ))
     }
 
+    async fn list_closes(
+        &self,
+        request: Request<pb::ListClosesRequest>,
+    ) -> Answer<pb::ListClosesReply> {
+        self.0.admit(&request, Role::Viewer).await?;
+        let reply = self.0.list_closes(request.get_ref()).await?;
+        Ok(Response::new(reply))
+    }
+
     async fn list_sessions(
         &self,
         request: Request<pb::ListSessionsRequest>,
@@ -154,6 +163,11 @@ impl Admin for Service {
     async fn set_weights(&self, request: Request<pb::SetWeightsRequest>) -> Answer<pb::Function> {
         let caller = self.0.admit(&request, Role::Operator).await?;
         self.0.set_weights(caller, request.into_inner()).await
+    }
+
+    async fn set_share(&self, request: Request<pb::SetShareRequest>) -> Answer<pb::Function> {
+        let caller = self.0.admit(&request, Role::Admin).await?;
+        self.0.set_share(caller, request.into_inner()).await
     }
 
     async fn set_version_regions(

@@ -7,6 +7,8 @@ use pontoon_proto::admin as pb;
 use pontoon_proto::admin::admin_client::AdminClient;
 use pontoon_proto::id::{FunctionId, RegionId, TenantId, VersionId, WorkerId};
 use pontoon_proto::key::{self, KeyClass};
+use pontoon_proto::peer::{Closed, ClosesReply, ClosesRequest};
+use pontoon_raft::catalog::command::{self as catalog, SHARES_FORMAT};
 use pontoon_raft::directory::command::{Command, EndReason, Reply};
 use pontoon_raft::machine::Machine as _;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -53,6 +55,7 @@ impl World {
             cluster: cluster.clone(),
             peers,
             end: Arc::new(move |id| end(ending.clone(), id).boxed()),
+            closes: Arc::new(closed),
             switch: crate::drain::Switch::default(),
             bootstrap: Some(key::hash(BOOTSTRAP)),
         };
@@ -166,6 +169,29 @@ async fn end(cluster: Cluster, id: RequestId) -> Result<(), Fault> {
     Ok(())
 }
 
+/// A tunnel and a control stream of whatever is asked for, as far as there is room.
+fn closed(asked: &ClosesRequest) -> ClosesReply {
+    let tunnel = Closed {
+        worker: asked.worker.clone(),
+        request_id: vec![7; 16].into(),
+        reason: "worker_goaway".into(),
+        code: Some(11),
+        ago_ms: 20,
+        ..Closed::default()
+    };
+    let stream = Closed {
+        request_id: Vec::new().into(),
+        reason: "silent".into(),
+        code: None,
+        ago_ms: 10,
+        ..tunnel.clone()
+    };
+    let closed = [tunnel, stream].into_iter();
+    ClosesReply {
+        closed: closed.take(asked.limit as usize).collect(),
+    }
+}
+
 fn of_kind(kind: &str) -> pb::CreateKeyRequest {
     pb::CreateKeyRequest {
         kind: kind.into(),
@@ -252,6 +278,77 @@ async fn a_dry_run_changes_nothing_and_the_real_run_does() {
         let version = root.set_version_state(request).await.unwrap().into_inner();
         assert_eq!(version.state, state);
     }
+}
+
+#[tokio::test]
+async fn a_function_is_shared_by_an_admin_and_listed_for_its_guest() {
+    let world = World::start().await;
+    let (_, function, _) = world.furnish().await;
+    let mut root = world.root();
+    let guest = pb::CreateTenantRequest {
+        name: "guest".into(),
+        id: String::new(),
+    };
+    let guest = root.create_tenant(guest).await.unwrap().into_inner().id;
+    let share = |tenant: &str, shared, dry_run| pb::SetShareRequest {
+        function_id: function.to_string(),
+        tenant: tenant.into(),
+        shared,
+        dry_run,
+    };
+    let early = root.set_share(share("guest", true, false)).await;
+    let early = early.unwrap_err();
+    assert_eq!(early.code(), Code::FailedPrecondition, "{early}");
+    let group = world.cluster.catalog();
+    let format = SHARES_FORMAT;
+    let raised = group.propose(catalog::Command::RaiseFormat { format }, WITHIN);
+    let raised = raised.await.unwrap();
+    group.applied_at_least(raised.index, WITHIN).await.unwrap();
+    let dry = root.set_share(share("guest", true, true)).await;
+    assert_eq!(dry.unwrap().into_inner().shared_with, Vec::<String>::new());
+    let listed = async |root: &mut Client| {
+        let theirs = pb::ListFunctionsRequest {
+            tenant_id: guest.clone(),
+        };
+        let functions = root.list_functions(theirs).await.unwrap().into_inner();
+        functions.functions
+    };
+    assert_eq!(listed(&mut root).await, [], "a dry run shares nothing");
+
+    let operator = root.create_key(of_kind("operator")).await.unwrap();
+    let mut operator = world.client(Some(&operator.into_inner().secret));
+    let refused = operator.set_share(share("guest", true, false)).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+
+    // By name or id.
+    for (tenant, shared) in [("guest", true), (&*guest, false), (&*guest, true)] {
+        let answer = root.set_share(share(tenant, shared, false)).await;
+        let answer = answer.unwrap().into_inner();
+        let wanted: &[String] = if shared {
+            std::slice::from_ref(&guest)
+        } else {
+            &[]
+        };
+        assert_eq!(answer.shared_with, wanted);
+        let found = listed(&mut root).await;
+        assert_eq!(found.len(), usize::from(shared));
+        assert!(found.iter().all(|one| *one == answer), "{found:?}");
+    }
+    let limited = pb::CreateKeyRequest {
+        tenant_id: guest.clone(),
+        function_ids: vec![function.to_string()],
+        ..of_kind("client")
+    };
+    root.create_key(limited).await.unwrap();
+    for (tenant, code) in [("nobody", Code::NotFound), ("acme", Code::InvalidArgument)] {
+        let status = root.set_share(share(tenant, true, false)).await;
+        assert_eq!(status.unwrap_err().code(), code, "{tenant}");
+    }
+    let audit = root.list_audit(pb::ListAuditRequest { limit: 0 }).await;
+    let audit = audit.unwrap().into_inner().entries;
+    let said = format!("share function {function} with tenant {guest}");
+    let said = audit.iter().filter(|entry| entry.what == said).count();
+    assert_eq!(said, 2);
 }
 
 #[tokio::test]
@@ -418,6 +515,34 @@ async fn a_session_is_listed_shown_and_ended() {
     };
     let status = root.list_sessions(elsewhere).await.unwrap_err();
     assert!(status.message().contains("us-east"), "{status}");
+}
+
+#[tokio::test]
+async fn k_cls_1_closes_are_listed_the_newest_first_and_a_wrong_id_is_refused() {
+    let world = World::start().await;
+    let mut root = world.root();
+    let worker = WorkerId::from_random([3; 16]).to_string();
+    let of = |worker_id: &str, limit| pb::ListClosesRequest {
+        worker_id: worker_id.into(),
+        request_id: String::new(),
+        limit,
+    };
+    let reply = root.list_closes(of(&worker, 0)).await.unwrap().into_inner();
+    assert!(reply.unheard.is_empty(), "{reply:?}");
+    let said = reply.closes.iter().map(|one| {
+        assert_eq!(one.worker_id, worker);
+        assert!(!one.node.is_empty());
+        (&*one.what, &*one.reason, one.code, one.request_id.len())
+    });
+    let wanted = [
+        ("sidecar", "silent", None, 0),
+        ("tunnel", "worker_goaway", Some(11), 36),
+    ];
+    assert!(said.eq(wanted), "{reply:?}");
+    let one = root.list_closes(of("", 1)).await.unwrap().into_inner();
+    assert_eq!(one.closes.len(), 1);
+    let wrong = root.list_closes(of("no uuid", 0)).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::InvalidArgument, "{wrong}");
 }
 
 #[tokio::test]

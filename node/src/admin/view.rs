@@ -2,7 +2,7 @@
 
 use super::access;
 use pontoon_proto::admin as pb;
-use pontoon_proto::id::{NodeId, RegionId, RequestId, VersionId};
+use pontoon_proto::id::{NodeId, RegionId, RequestId};
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{
     Function, Key, KeyKind, Limit, Limited, Pace, Pin, Region, Spill, Standing, Survive, Tenant,
@@ -95,16 +95,23 @@ pub(super) fn key(key: &Key) -> pb::Key {
     view
 }
 
-pub(super) fn function(function: &Function, weights: &[(VersionId, u32)]) -> pb::Function {
-    let weights = weights.iter().map(|(version, weight)| pb::Weight {
-        version_id: version.to_string(),
-        weight: *weight,
-    });
+pub(super) fn function(catalog: &Catalog, function: &Function) -> pb::Function {
+    let weights = catalog
+        .weights(function.id)
+        .iter()
+        .map(|(version, weight)| pb::Weight {
+            version_id: version.to_string(),
+            weight: *weight,
+        });
     pb::Function {
         id: function.id.to_string(),
         tenant_id: function.tenant.to_string(),
         name: function.name.clone(),
         weights: weights.collect(),
+        shared_with: catalog
+            .guests(function.id)
+            .map(|guest| guest.to_string())
+            .collect(),
     }
 }
 

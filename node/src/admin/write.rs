@@ -52,7 +52,7 @@ impl Context {
             name: request.name,
             actor: caller.actor,
         };
-        let answer = view::function(&function, &[]);
+        let answer = view::function(&self.catalog(), &function);
         let written = self
             .write(Command::CreateFunction(function), &answer.id)
             .await?;

@@ -1,6 +1,7 @@
 //! What the ops port is told about this node.
 
 use super::wiring::Parts;
+use crate::dns;
 use crate::drain::{Draining, Stage, Switch};
 use crate::ops::Sources;
 use crate::ops::ready::{DirectoryFacts, Facts, GroupFacts};
@@ -14,7 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The sources of one node's ops port.
-pub(super) fn sources(parts: &Parts, draining: Draining, switch: &Switch) -> Sources {
+pub(super) fn sources(
+    parts: &Parts,
+    draining: Draining,
+    switch: &Switch,
+    questions: Option<Arc<dns::Counters>>,
+) -> Sources {
     let storing = parts.cluster.clone();
     let counters = parts.counters.clone();
     let tls = parts.peers.tls().cloned();
@@ -31,7 +37,12 @@ pub(super) fn sources(parts: &Parts, draining: Draining, switch: &Switch) -> Sou
         readiness: parts.readiness.clone(),
         state: switch.state.clone(),
         metrics: parts.metrics.clone(),
-        clients: Arc::new(move |page| counters.render(page)),
+        clients: Arc::new(move |page| {
+            counters.render(page);
+            if let Some(questions) = &questions {
+                questions.render(page);
+            }
+        }),
         certificates: Arc::new(move || {
             let mut ends = Vec::new();
             if let Some(tls) = &tls {
@@ -48,11 +59,17 @@ pub(super) fn sources(parts: &Parts, draining: Draining, switch: &Switch) -> Sou
 
 /// How this node is told to drain, and says how it is.
 pub(super) fn switch(parts: &Parts, draining: Draining) -> Switch {
+    parts.leaving.switch(ready(parts, draining))
+}
+
+/// Whether this node takes traffic.
+pub(super) fn ready(
+    parts: &Parts,
+    draining: Draining,
+) -> impl Fn() -> bool + Send + Sync + 'static {
     let facts = facts(parts, draining, false);
     let readiness = parts.readiness.clone();
-    parts
-        .leaving
-        .switch(move || readiness.judge(&facts()).ready)
+    move || readiness.judge(&facts()).ready
 }
 
 /// What readiness is judged by; `counted`: with what the directories count, which walks them.

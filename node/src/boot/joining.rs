@@ -236,6 +236,7 @@ fn fresh(identity: &Arc<Identity>) -> Handlers {
             async { Err(status) }.boxed()
         }),
         folder: identity.folder(),
+        closes: Arc::new(|_| pb::ClosesReply::default()),
         switch: crate::drain::Switch::default(),
     }
 }

@@ -54,15 +54,13 @@ impl Work {
     /// Whether nobody would notice the process's end. Control streams stay to the end, and so do the
     /// tunnels that wait with their sessions: the next call of one gets another tunnel.
     fn is_done(self) -> bool {
-        self.is_quiet()
-            && self.connections == 0
-            && self.groups_led == 0
-            && self.sidecars_only_here == 0
+        self.is_left() && self.groups_led == 0 && self.sidecars_only_here == 0
     }
 
-    /// Whether no call would be cut by the process's end, neither its own nor another node's.
-    pub(super) fn is_quiet(self) -> bool {
-        self.calls == 0 && self.relays == 0
+    /// Whether no call would be cut by the process's end, neither its own nor another node's, and no
+    /// client is there to begin one.
+    pub(super) fn is_left(self) -> bool {
+        self.calls == 0 && self.relays == 0 && self.connections == 0
     }
 }
 

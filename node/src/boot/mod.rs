@@ -7,6 +7,7 @@
 
 mod clients;
 mod descriptors;
+mod dns;
 mod facts;
 mod introduce;
 mod joining;
@@ -16,6 +17,7 @@ mod wiring;
 
 use crate::config::raw::TimingName;
 use crate::config::{Config, ConfigError, Layers};
+use crate::dns::Sockets;
 use crate::drain::Stage;
 use crate::net::{self, TcpListener};
 use crate::peer::{self, Me, Peers, Place};
@@ -157,6 +159,7 @@ struct Listeners {
     peer: Incoming,
     admin: TcpListener,
     ops: TcpListener,
+    dns: Option<Sockets>,
 }
 
 impl Listeners {
@@ -176,6 +179,10 @@ impl Listeners {
             peer: peer::take(bind("other nodes", config.listen.peer).await?, tls),
             admin: bind("the admin API", config.listen.admin).await?,
             ops: bind("ops", config.listen.ops).await?,
+            dns: match &config.dns_service {
+                Some(settings) => Some(dns::bind(settings.listen).await?),
+                None => None,
+            },
         })
     }
 }
@@ -316,7 +323,7 @@ async fn wait_for_the_end(parts: &wiring::Parts) {
         leaving.for_good(GRACE);
         tokio::select! {
             () = parts.quiet() => {}
-            () = tokio::time::sleep(GRACE) => tracing::warn!("the grace is over with calls open"),
+            () = tokio::time::sleep(GRACE) => tracing::warn!(work = ?leaving.work(), "the grace is over"),
             () = asked() => tracing::info!("told to stop at once"),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::leaving::{self, Leaving, Work};
 use super::replicas::Replicas;
-use super::{Error, Listeners, clients, descriptors, facts, joining};
+use super::{Error, Listeners, clients, descriptors, dns, facts, joining};
 use crate::call::{self, Counters};
 use crate::config::Config;
 use crate::listen::limits::Limits;
@@ -132,6 +132,8 @@ impl Parts {
         let tunnels = self.tunnels.clone();
         let relay: peer::RelayHandler =
             Arc::new(move |open, frames| tunnels.relayed(&open, frames));
+        let tunnels = self.tunnels.clone();
+        let closes: peer::ClosesHandler = Arc::new(move |asked| tunnels.closes(asked));
         let peers = self.peers.clone();
         let handlers = peer::Handlers {
             pass,
@@ -139,6 +141,7 @@ impl Parts {
             greet: joining::greet(self.cluster.identity()),
             admit: joining::admission(&self.config, &self.cluster, &peers),
             folder: self.cluster.identity().folder(),
+            closes: closes.clone(),
             switch: switch.clone(),
         };
         let (cluster, mut incoming, stopped) = (self.cluster.clone(), listeners.peer, stop.clone());
@@ -150,7 +153,8 @@ impl Parts {
         });
         let worker_port = Port::new("worker", self.peers.tls().cloned(), For::Others)
             .and_clear_text(self.config.clear_sidecars);
-        let sources = facts::sources(self, draining.clone(), &switch);
+        let questions = dns::serve(self, listeners.dns, draining.clone());
+        let sources = facts::sources(self, draining.clone(), &switch, questions);
         tasks::spawn(
             Kind::Critical,
             "ops port",
@@ -171,6 +175,7 @@ impl Parts {
                     let sessions = sessions.clone();
                     async move { sessions.end(id, EndReason::Operator).await }.boxed()
                 }),
+                closes,
                 switch,
                 bootstrap: self.config.admin_token_sha256,
             },
@@ -222,10 +227,21 @@ impl Parts {
         }
     }
 
-    /// Returns once no call is open, here or through here.
+    /// Returns once no call is open, here or through here, and no client is left that could begin one:
+    /// until it has heard that it should go, a call of its is in time. It looks a moment later, when
+    /// what was accepted just before the drain has been counted; and once more when nothing is relayed any
+    /// more, because a sidecar may have begun a tunnel through here in between.
     pub(super) async fn quiet(&self) {
-        while !self.leaving.work().is_quiet() {
-            tokio::time::sleep(QUIET_LOOK).await;
+        for shut in [false, true] {
+            if shut {
+                self.tunnels.relay_no_more();
+            }
+            loop {
+                tokio::time::sleep(QUIET_LOOK).await;
+                if self.leaving.work().is_left() {
+                    break;
+                }
+            }
         }
     }
 }

@@ -32,7 +32,8 @@ pub struct Terms {
 /// # Errors
 ///
 /// `NotAuthorized` when the key's scope does not cover the function; `FunctionNotFound` when the
-/// function or version is unknown to the caller's tenant, or not active.
+/// function or version is unknown to the caller's tenant, which neither owns it nor is its guest, or not
+/// active.
 pub fn admit(
     catalog: &Catalog,
     caller: &Caller,
@@ -45,7 +46,7 @@ pub fn admit(
     }
     let known = catalog
         .function(function)
-        .filter(|known| known.tenant == caller.tenant)
+        .filter(|_| catalog.may_call(caller.tenant, function))
         .ok_or(Fault::FunctionNotFound)?;
     let serves = |of: &Version| of.function == function && of.state == VersionState::Active;
     let versions: Arc<[Arc<Version>]> = match version {

@@ -166,7 +166,7 @@ impl Exchange {
         bodyless: bool,
     ) -> Result<(Answer, Sink), End> {
         match wire {
-            Wire::H2(mut worker) => {
+            Wire::H2(mut worker, _) => {
                 let ready = poll_fn(|cx| {
                     if self.respond.poll_reset(cx).is_ready() {
                         return Poll::Ready(None);

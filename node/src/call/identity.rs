@@ -30,8 +30,8 @@ pub enum Judged {
 }
 
 impl Caller {
-    /// Whether this key's scope covers a function; that the function exists and belongs to the
-    /// tenant is another question.
+    /// Whether this key's scope covers a function; that the function exists and that the tenant may
+    /// call it is another question.
     pub fn may_invoke(&self, function: FunctionId) -> bool {
         match &self.key.kind {
             KeyKind::Client { functions, .. } => {

@@ -293,6 +293,8 @@ async fn carry_it<J: Joins>(
     let id = held.joined.id();
     let version = held.joined.version();
     let policy = way.terms.versions.iter().find(|known| known.id == version);
+    // A guest's key never reaches what another tenant runs.
+    let own = way.terms.function.tenant == way.caller.tenant;
     let introduction = dress::Introduction {
         session: id,
         tenant: way.caller.tenant,
@@ -301,7 +303,7 @@ async fn carry_it<J: Joins>(
         version,
         function_name: &way.terms.function.name,
         region: &cx.region,
-        forward_credentials: policy.is_some_and(|known| known.policy.forward_credentials),
+        forward_credentials: own && policy.is_some_and(|known| known.policy.forward_credentials),
         client: cx.forwards_address.then_some(connection.origin),
     };
     let lost = |fault| Lost {
@@ -317,6 +319,7 @@ async fn carry_it<J: Joins>(
             dress::over_http1(&mut request);
         }
         story.attempts += 1;
+        story.tunnel = Some(wire.carries(story.trace));
         let dress = |headers: &mut HeaderMap| {
             story.answered();
             dress::for_client(headers, id, cx.cookie(connection, id));

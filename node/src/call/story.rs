@@ -10,6 +10,7 @@ use crate::clock;
 use http::request;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{FunctionId, RequestId, TenantId, VersionId};
+use pontoon_proto::trace::Trace;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -23,11 +24,15 @@ pub(super) struct Story {
     path: String,
     began: Instant,
     answered: Option<Instant>,
+    /// What the client says that the call is a part of.
+    pub(super) trace: Option<Trace>,
     pub(super) tenant: Option<TenantId>,
     pub(super) function: Option<FunctionId>,
     pub(super) version: Option<VersionId>,
     pub(super) session: Option<RequestId>,
     pub(super) attempts: u32,
+    /// The number of the tunnel that the last attempt went over, as that tunnel's own line has it.
+    pub(super) tunnel: Option<u64>,
 }
 
 /// How a call ended, for the log and the counters.
@@ -52,11 +57,13 @@ impl Story {
             path: path.chars().take(PATH_MAX).collect(),
             began: clock::now(),
             answered: None,
+            trace: Trace::read(&request.headers),
             tenant: None,
             function: None,
             version: None,
             session: None,
             attempts: 0,
+            tunnel: None,
         }
     }
 
@@ -113,7 +120,10 @@ impl Story {
             function = self.function.map(tracing::field::display),
             version = self.version.map(tracing::field::display),
             session = self.session.map(tracing::field::display),
+            trace = self.trace.map(tracing::field::display),
+            span = self.trace.map(|trace| tracing::field::display(trace.span())),
             attempts = self.attempts,
+            tunnel = self.tunnel,
             outcome,
             fault,
             status,

@@ -40,6 +40,13 @@ enum Command {
     DemoWorker(demo::worker::Options),
     /// Runs beside a worker: attaches it to nodes and carries its tunnels.
     Sidecar(sidecar::Options),
+    /// Becomes a command that ends with the process that started it: how a sidecar runs its worker.
+    #[command(hide = true)]
+    Leashed {
+        parent: u32,
+        #[arg(last = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Makes certificates for development: a CA, and one for each node.
     #[command(subcommand)]
     Cert(cert::Verb),
@@ -65,6 +72,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    // Before there are threads: it becomes another program.
+    if let Command::Leashed { parent, command } = &cli.command {
+        let (code, text) = sidecar::leashed(*parent, command);
+        let _ = writeln!(std::io::stderr(), "pontoon: {text}");
+        return ExitCode::from(code);
+    }
     // A panic has printed its own message; its exit code is ours.
     let result = catch_unwind(AssertUnwindSafe(|| run(cli.command)))
         .unwrap_or_else(|_| Err(Failure::new(Code::Bug, "this is a bug; please report it")));
@@ -121,6 +134,8 @@ fn run(command: Command) -> Result<(), Failure> {
                     .map_err(|error| Failure::new(Code::of(error.exit_code()), error.to_string()))
             }
             Command::Noun(noun) => print(&verbs::run(noun).await?),
+            // It has become another program.
+            Command::Leashed { .. } => Ok(()),
         }
     })
 }

@@ -250,6 +250,20 @@ pub(super) enum WorkerVerb {
         #[command(flatten)]
         ask: Ask,
     },
+    /// How tunnels and control streams of sidecars ended lately, at all nodes; the newest first.
+    Closes {
+        /// Only those of this worker.
+        #[arg(long, value_name = "UUID")]
+        worker: Option<String>,
+        /// Only tunnels of this session.
+        #[arg(long, value_name = "UUID")]
+        session: Option<String>,
+        /// At most so many; each node remembers its last 1,000, until it stops.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -413,14 +427,34 @@ pub(super) enum FunctionVerb {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Lets another tenant's keys call a function: their sessions are that tenant's, the workers are the
+    /// owner's.
+    Share(Share),
+    /// Takes that back: the other tenant's next call finds no such function; calls under way go on.
+    Unshare(Share),
     /// All functions.
     List {
-        /// Only those of this tenant.
+        /// Only those that this tenant may call: its own, and those that are shared with it.
         #[arg(long, value_name = "UUID")]
         tenant: Option<String>,
         #[command(flatten)]
         ask: Ask,
     },
+}
+
+/// A function and another tenant.
+#[derive(Args, Debug)]
+pub(super) struct Share {
+    /// The function.
+    pub(super) id: String,
+    /// The other tenant: its name or id.
+    #[arg(long, value_name = "TENANT")]
+    pub(super) tenant: String,
+    /// Only check.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) ask: Ask,
 }
 
 /// How a version's sessions behave.

@@ -1,7 +1,8 @@
-//! The verbs that say where new sessions go: weights between versions, and their regions.
+//! The verbs that say where new sessions go and whose they may be: weights between versions, their
+//! regions, and who may call a function.
 
 use super::client;
-use super::nouns::Ask;
+use super::nouns::{Ask, Share};
 use super::table::show;
 use super::verbs::{Answer, FUNCTION, VERSION, said, would};
 use pontoon_proto::admin as pb;
@@ -25,6 +26,21 @@ pub(super) async fn weigh(
     let function = said(&ask, client.set_weights(request).await)?;
     would(dry_run, "change the weights of this function");
     Ok(show(ask.output, &function, FUNCTION))
+}
+
+/// Lets another tenant call a function, or no longer.
+pub(super) async fn share(of: Share, shared: bool) -> Answer {
+    let request = pb::SetShareRequest {
+        function_id: of.id,
+        tenant: of.tenant,
+        shared,
+        dry_run: of.dry_run,
+    };
+    let mut client = client::connect(&of.ask).await?;
+    let function = said(&of.ask, client.set_share(request).await)?;
+    let verb = if shared { "share" } else { "unshare" };
+    would(of.dry_run, &format!("{verb} this function"));
+    Ok(show(of.ask.output, &function, FUNCTION))
 }
 
 /// Says where a version's new sessions may live.

@@ -40,6 +40,17 @@ const WORKER: &[&str] = &[
     "attached_at",
     "version_id",
 ];
+const CLOSE: &[&str] = &[
+    "ago_ms",
+    "what",
+    "node",
+    "reason",
+    "code",
+    "text",
+    "lasted_ms",
+    "worker_id",
+    "request_id",
+];
 const SESSION: &[&str] = &[
     "request_id",
     "region",
@@ -88,7 +99,7 @@ pub(super) const VERSION: &[&str] = &[
     "regions",
 ];
 
-pub(super) const FUNCTION: &[&str] = &["id", "tenant_id", "name", "weights"];
+pub(super) const FUNCTION: &[&str] = &["id", "tenant_id", "name", "weights", "shared_with"];
 
 /// Runs one verb; the answer is what belongs on stdout.
 pub(super) async fn run(noun: Noun) -> Answer {
@@ -104,6 +115,25 @@ pub(super) async fn run(noun: Noun) -> Answer {
             let mut client = client::connect(&ask).await?;
             let reply = said(&ask, client.list_workers(request).await)?;
             Ok(list(ask.output, &reply.workers, WORKER))
+        }
+        Noun::Worker(WorkerVerb::Closes {
+            worker,
+            session,
+            limit,
+            ask,
+        }) => {
+            let request = pb::ListClosesRequest {
+                worker_id: worker.unwrap_or_default(),
+                request_id: session.unwrap_or_default(),
+                limit,
+            };
+            let mut client = client::connect(&ask).await?;
+            let reply = said(&ask, client.list_closes(request).await)?;
+            if !reply.unheard.is_empty() {
+                let unheard = reply.unheard.join(", ");
+                note(&format!("these nodes gave no answer: {unheard}"));
+            }
+            Ok(list(ask.output, &reply.closes, CLOSE))
         }
         Noun::Session(verb) => session(verb).await,
         Noun::Tenant(verb) => tenant(verb).await,
@@ -304,6 +334,8 @@ async fn function(verb: FunctionVerb) -> Answer {
             dry_run,
             ask,
         } => routes::weigh(id, weights, dry_run, ask).await,
+        FunctionVerb::Share(share) => routes::share(share, true).await,
+        FunctionVerb::Unshare(share) => routes::share(share, false).await,
         FunctionVerb::List { tenant, ask } => {
             let request = pb::ListFunctionsRequest {
                 tenant_id: tenant.unwrap_or_default(),

@@ -104,6 +104,11 @@ impl Layers {
                 }
             }
         }
+        if let Value::Table(inner) = &value {
+            leaves(key, inner, &mut |key, _| {
+                self.origins.insert(key.into(), origin.clone());
+            });
+        }
         table.insert((*last).into(), value);
         self.origins.insert(key.into(), origin);
         Ok(())
@@ -202,6 +207,7 @@ mod tests {
         let flags = [
             "name=c".to_owned(),
             "cluster.node_lost_after_ms=9000".to_owned(),
+            "dns_service.prefixes={ \"10.0.0.0/8\" = \"r\" }".to_owned(),
         ];
         let layers = Layers::new("f", FILE, &environment, &flags).unwrap();
         let raw = layers.raw().unwrap();
@@ -213,6 +219,7 @@ mod tests {
             "listen.client = \"127.0.0.1:1\"  # environment PONTOON__LISTEN__CLIENT",
             "region = \"r\"  # file f",
             "insecure = false  # default",
+            "dns_service.prefixes.10.0.0.0/8 = \"r\"  # flag --set",
         ] {
             assert!(
                 printed.lines().any(|printed| printed == line),

@@ -37,7 +37,11 @@ pub(super) fn check(raw: &Raw, tls: bool, front: bool) -> Result<(), ConfigError
             if !address.ip().is_loopback() {
                 return clear(&format!("listen.{key}"), &address.to_string(), key);
             }
-            if let Some(advertised) = advertised.as_ref().filter(|text| !is_loopback(text)) {
+            // Clients may be told of the port that has TLS, while this one is for this machine only.
+            let other = *key == "client" && front;
+            if let Some(advertised) = advertised.as_ref().filter(|text| !is_loopback(text))
+                && !other
+            {
                 return clear(&format!("advertise.{key}"), advertised, key);
             }
         }
@@ -144,6 +148,16 @@ mod tests {
             error.0.contains("listen.client_tls and listen.client"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn c_lsn_1_clients_may_be_told_of_the_port_with_tls() {
+        let front = "[tls]\nclient_cert_file = \"/c\"\nclient_key_file = \"/k\"\n";
+        let advertise = "[advertise]\nclient = \"198.51.100.7:10443\"\n";
+        let config = load(|file| file + advertise + front).unwrap();
+        assert_eq!(config.advertise.client, "198.51.100.7:10443");
+        let error = load(|file| file + advertise).unwrap_err();
+        assert!(error.0.contains("advertise.client"), "{error}");
     }
 
     #[test]

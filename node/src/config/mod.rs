@@ -4,6 +4,7 @@
 //! where each value came from, and this file for what the values must mean together. Unknown keys
 //! and broken relations are errors that name the keys (contract O-CFG-1).
 
+mod dns_service;
 pub mod layers;
 mod listeners;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub mod raw;
 pub use layers::{Layers, Origin};
 
 use crate::discovery::address::Address;
+use crate::dns;
 use crate::listen::proxies::Proxies;
 use crate::tls::Files;
 use crate::tls::front::FrontFiles;
@@ -64,6 +66,8 @@ pub struct Config {
     pub clear_sidecars: bool,
     /// Whom to ask for names.
     pub dns: raw::Dns,
+    /// Being asked for names; `None` where nobody asks.
+    pub dns_service: Option<dns::Settings>,
     /// Bounds on clients.
     pub limits: raw::Limits,
     /// What clients and workers learn of each other.
@@ -126,6 +130,7 @@ impl Config {
         let front = front(&raw)?;
         listeners::check(&raw, tls.is_some(), front.is_some())?;
         ranges::check(&raw)?;
+        let dns_service = dns_service::check(&raw)?;
         let admin_token_sha256 = match raw.cluster.admin_token_sha256.as_deref() {
             None => None,
             Some(text) => Some(parse_hash(text).ok_or_else(|| {
@@ -171,6 +176,7 @@ impl Config {
             tls,
             front,
             dns: raw.dns,
+            dns_service,
             limits: raw.limits,
             clients: raw.clients,
             log: Log {

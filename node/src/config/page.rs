@@ -2,10 +2,10 @@
 //! row there, and each row is a key.
 
 use super::raw::{
-    Advertise, Clients, Cluster, Dns, Limits, Listen, Log, LogFormat, Member, Raw, SurviveName,
-    TimingName, Tls,
+    Advertise, Clients, Cluster, Dns, DnsService, Limits, Listen, Log, LogFormat, Member, Raw,
+    SurviveName, TimingName, Tls,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use toml::{Table, Value};
 
 /// A file that says everything. It is spelled out, so that a new key has to be added here.
@@ -49,6 +49,15 @@ fn full() -> Raw {
         dns: Dns {
             servers: vec![([127, 0, 0, 1], 53).into()],
         },
+        dns_service: DnsService {
+            listen: Some(([127, 0, 0, 1], 53).into()),
+            zone: Some("z".into()),
+            name_servers: vec!["n".into()],
+            contact: Some("c".into()),
+            ttl_seconds: 1,
+            answers_per_second: 1,
+            prefixes: BTreeMap::from([("10.0.0.0/8".into(), "r".into())]),
+        },
         limits: Limits {
             header_list_bytes: 1,
             streams_max: 1,
@@ -64,6 +73,9 @@ fn full() -> Raw {
     }
 }
 
+/// Tables whose keys are the operator's own.
+const OWN_KEYS: [&str; 1] = ["dns_service.prefixes"];
+
 /// Dotted keys; those of a list of tables are those of its first table.
 fn keys(prefix: &str, table: &Table, found: &mut BTreeSet<String>) {
     for (key, value) in table {
@@ -72,7 +84,7 @@ fn keys(prefix: &str, table: &Table, found: &mut BTreeSet<String>) {
             prefix => format!("{prefix}.{key}"),
         };
         match value {
-            Value::Table(inner) => keys(&key, inner, found),
+            Value::Table(inner) if !OWN_KEYS.contains(&key.as_str()) => keys(&key, inner, found),
             Value::Array(list) if list.first().is_some_and(Value::is_table) => {
                 for inner in list.iter().filter_map(Value::as_table) {
                     keys(&key, inner, found);

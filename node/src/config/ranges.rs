@@ -34,7 +34,7 @@ pub(super) fn check(raw: &Raw) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn numbers(raw: &Raw) -> [Number; 7] {
+fn numbers(raw: &Raw) -> [Number; 9] {
     let limits = &raw.limits;
     [
         Number {
@@ -52,6 +52,22 @@ fn numbers(raw: &Raw) -> [Number; 7] {
             max: 86_400_000,
             below: "a node that restarts would lose its places, and voters would move back and forth",
             above: "a group would go on for more than a day with a voter less",
+        },
+        Number {
+            key: "dns_service.ttl_seconds",
+            value: u64::from(raw.dns_service.ttl_seconds),
+            min: 1,
+            max: 3_600,
+            below: "every call of every client would be a question",
+            above: "clients would go to a region that is gone for more than an hour",
+        },
+        Number {
+            key: "dns_service.answers_per_second",
+            value: u64::from(raw.dns_service.answers_per_second),
+            min: 10,
+            max: 1_000_000,
+            below: "one resolver's clients would be sent to TCP",
+            above: "whoever is flooded with answers from here would get all that this node can send",
         },
         Number {
             key: "limits.header_list_bytes",
@@ -110,6 +126,15 @@ mod tests {
                 "beat once a second",
             ),
             ("cluster.node_lost_after_ms", 600_001, 600_000, "dead node"),
+            ("dns_service.ttl_seconds", 0, 1, "a question"),
+            ("dns_service.ttl_seconds", 3_601, 3_600, "an hour"),
+            ("dns_service.answers_per_second", 9, 10, "to TCP"),
+            (
+                "dns_service.answers_per_second",
+                1_000_001,
+                1_000_000,
+                "flooded",
+            ),
             ("limits.header_list_bytes", 4_095, 4_096, "would not fit"),
             ("limits.header_list_bytes", 1_048_577, 1_048_576, "memory"),
             ("limits.streams_max", 0, 1, "no client"),

@@ -1,6 +1,7 @@
 //! What a configuration file may say. Every key has its unit in its name and its default here.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -31,6 +32,9 @@ pub struct Raw {
     /// Whom to ask for names.
     #[serde(default)]
     pub dns: Dns,
+    /// Being asked for names.
+    #[serde(default)]
+    pub dns_service: DnsService,
     /// Bounds on clients.
     #[serde(default)]
     pub limits: Limits,
@@ -206,6 +210,40 @@ pub struct Tls {
 pub struct Dns {
     /// Servers that are asked instead of those of `/etc/resolv.conf`.
     pub servers: Vec<SocketAddr>,
+}
+
+/// Being asked for names: where the nearest ready nodes are.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsService {
+    /// Where to listen, by UDP and TCP. Default: nowhere, and nothing is answered.
+    pub listen: Option<SocketAddr>,
+    /// The zone whose names are answered.
+    pub zone: Option<String>,
+    /// The names of the zone's servers, as its parent has them.
+    pub name_servers: Vec<String>,
+    /// The mail address of whoever is responsible for it. Default: hostmaster of the zone.
+    pub contact: Option<String>,
+    /// How long answers count, seconds. Default 5.
+    pub ttl_seconds: u32,
+    /// Answers by UDP to one IPv4 /24 or IPv6 /56 in a second. Default 1,000.
+    pub answers_per_second: u32,
+    /// Regions of clients, by the prefixes of their addresses.
+    pub prefixes: BTreeMap<String, String>,
+}
+
+impl Default for DnsService {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            zone: None,
+            name_servers: Vec::new(),
+            contact: None,
+            ttl_seconds: 5,
+            answers_per_second: 1_000,
+            prefixes: BTreeMap::new(),
+        }
+    }
 }
 
 /// Bounds on clients (contract C-LSN-3, C-LSN-4).

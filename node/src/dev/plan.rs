@@ -4,7 +4,9 @@
 //! same folder gives the same cluster again.
 
 use crate::cert;
-use crate::config::raw::{Cluster, Dns, Listen, Log, Member, Raw, SurviveName, TimingName, Tls};
+use crate::config::raw::{
+    Cluster, Dns, DnsService, Listen, Log, Member, Raw, SurviveName, TimingName, Tls,
+};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,9 @@ pub(super) const REGIONS: [&str; 3] = ["us-east", "us-west", "eu-central"];
 
 /// The cluster's name.
 pub(super) const CLUSTER: &str = "dev";
+
+/// The zone that its nodes answer for; `test` is nobody's (RFC 6761 6.2).
+pub(super) const ZONE: &str = "dev.pontoon.test";
 
 /// What processes a cluster has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,9 @@ pub(super) struct Ports {
     pub(super) peer: u16,
     pub(super) admin: u16,
     pub(super) ops: u16,
+    /// By UDP, too. A folder from before there was one has none, and gets one.
+    #[serde(default)]
+    pub(super) dns: u16,
 }
 
 /// The ports that clients, sidecars and dashboards know.
@@ -62,11 +70,12 @@ pub(super) const DEFAULT_PORTS: Ports = Ports {
     peer: 10085,
     admin: 10080,
     ops: 10083,
+    dns: 10053,
 };
 
 impl Ports {
     /// Each port with what it is for.
-    pub(super) fn all(self) -> [(&'static str, u16); 6] {
+    pub(super) fn all(self) -> [(&'static str, u16); 7] {
         [
             ("clients", self.client),
             ("clients over TLS", self.client_tls),
@@ -74,6 +83,7 @@ impl Ports {
             ("peers", self.peer),
             ("the admin API", self.admin),
             ("ops", self.ops),
+            ("DNS questions", self.dns),
         ]
     }
 
@@ -86,6 +96,7 @@ impl Ports {
             peer: free()?,
             admin: free()?,
             ops: free()?,
+            dns: free()?,
         })
     }
 }
@@ -192,6 +203,12 @@ pub(super) fn config(
         data_dir: layout.node_data(&node.name),
         insecure: false,
         dns: Dns::default(),
+        dns_service: DnsService {
+            listen: Some(local(listen.dns)),
+            zone: Some(ZONE.to_owned()),
+            name_servers: nodes.iter().map(server).collect(),
+            ..DnsService::default()
+        },
         cluster: Cluster {
             name: CLUSTER.to_owned(),
             join_token_file: layout.join_token(),
@@ -227,6 +244,11 @@ pub(super) fn config(
         log: Log::default(),
     };
     toml::to_string(&raw)
+}
+
+/// A node's name as a server of the zone.
+fn server(node: &Node) -> String {
+    format!("{}.client.{ZONE}", node.name)
 }
 
 /// What a node is started with.

@@ -24,6 +24,8 @@ pub(super) async fn choose(
     saved: &Saved,
 ) -> Result<(Vec<Node>, Vec<Worker>), Error> {
     let mut taken = BTreeSet::new();
+    let kept = saved.nodes.values().flat_map(|ports| ports.all());
+    let kept: BTreeSet<u16> = kept.map(|(_, port)| port).collect();
     let mut nodes = Vec::new();
     for (index, (name, region)) in plan::node_names(size).into_iter().enumerate() {
         let wanted = match saved.nodes.get(&name) {
@@ -34,8 +36,12 @@ pub(super) async fn choose(
         let listen = match wanted {
             Some(mut ports) => match check(&name, ports, &taken).await {
                 Ok(()) => {
-                    if ports.client_tls == 0 {
-                        ports.client_tls = draw(&taken).await?;
+                    // What an older folder has none of.
+                    for port in [&mut ports.client_tls, &mut ports.dns] {
+                        if *port == 0 {
+                            *port = draw(&taken.union(&kept).copied().collect()).await?;
+                            taken.insert(*port);
+                        }
                     }
                     ports
                 }
@@ -78,8 +84,14 @@ async fn check(name: &str, ports: Ports, taken: &BTreeSet<u16>) -> Result<(), Er
     Ok(())
 }
 
+/// Whether nobody has a port, by TCP or UDP.
 async fn is_free(what: &str, port: u16) -> Result<(), Error> {
-    match net::listen(what, &plan::local(port).to_string()).await {
+    let address = plan::local(port).to_string();
+    let free = async {
+        drop(net::listen(what, &address).await?);
+        net::receive(what, &address).await
+    };
+    match free.await {
         Ok(_free) => Ok(()),
         Err(error) => Err(Error::new(format!(
             "{error} (`pontoon dev --ports auto` takes free ones; another `pontoon dev` may be running)"
@@ -132,7 +144,7 @@ mod tests {
             .map(|(_, port)| port)
             .collect();
         ports.extend(workers.iter().map(|worker| worker.address.port()));
-        assert_eq!(ports.len(), 3 * 6 + 6);
+        assert_eq!(ports.len(), 3 * 7 + 6);
         saved.remember_ports(&nodes, &workers);
         assert_eq!(choose(SIZE, true, &saved).await.unwrap(), (nodes, workers));
     }
@@ -147,6 +159,25 @@ mod tests {
         let (again, _) = choose(SIZE, true, &saved).await.unwrap();
         assert_eq!(again[0], nodes[0]);
         assert_ne!(again[1].listen.ops, nodes[1].listen.ops);
+    }
+
+    #[tokio::test]
+    async fn a_folder_from_before_a_listener_gets_a_port_for_it_and_keeps_the_others() {
+        let mut saved = Saved::new(SIZE);
+        let (nodes, workers) = choose(SIZE, true, &saved).await.unwrap();
+        saved.remember_ports(&nodes, &workers);
+        for ports in saved.nodes.values_mut() {
+            (ports.client_tls, ports.dns) = (0, 0);
+        }
+        let (again, _) = choose(SIZE, true, &saved).await.unwrap();
+        let mut all = BTreeSet::new();
+        for (node, before) in again.iter().zip(&nodes) {
+            let (new, old) = (node.listen, before.listen);
+            assert_eq!((new.client, new.ops), (old.client, old.ops));
+            all.extend(new.all().map(|(_, port)| port));
+        }
+        assert_eq!(all.len(), 3 * 7);
+        assert!(!all.contains(&0));
     }
 
     #[tokio::test]

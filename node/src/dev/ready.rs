@@ -41,6 +41,7 @@ pub(super) struct ReadyNode {
     pub(super) peer: String,
     pub(super) admin: String,
     pub(super) ops: String,
+    pub(super) dns: String,
 }
 
 /// One sidecar and its worker; the process id 0 is as above.
@@ -76,6 +77,7 @@ pub(super) fn ready(
                 peer: address(node.listen.peer),
                 admin: address(node.listen.admin),
                 ops: address(node.listen.ops),
+                dns: address(node.listen.dns),
             })
             .collect(),
         sidecars: workers
@@ -148,7 +150,7 @@ mod tests {
                         "name": "us-east-1", "id": 1, "pid": 4711,
                         "client": "127.0.0.1:10081", "worker": "127.0.0.1:10086",
                         "peer": "127.0.0.1:10085", "admin": "127.0.0.1:10080",
-                        "ops": "127.0.0.1:10083",
+                        "ops": "127.0.0.1:10083", "dns": "127.0.0.1:10053",
                     }],
                     "sidecars": [{"pid": 4720, "worker_pid": 4719, "worker": "127.0.0.1:40001"}],
                 },

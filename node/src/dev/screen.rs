@@ -2,7 +2,7 @@
 //!
 //! Every line works as it stands in a fresh shell, in this order.
 
-use super::plan::{DEFAULT_PORTS, Layout, quoted};
+use super::plan::{DEFAULT_PORTS, Layout, ZONE, quoted};
 use super::ready::{Ready, ReadyNode, ReadySidecar};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -103,6 +103,16 @@ fn write(out: &mut String, ready: &Ready, layout: &Layout, program: &Path) -> st
         last.client
     )?;
     writeln!(out, "{pontoon} dev start {}\n", first.name)?;
+    let (host, port) = first.dns.rsplit_once(':').unwrap_or_default();
+    writeln!(
+        out,
+        "Ask a node by DNS for the nearest ones that are ready; all are on this machine, so that only SRV\n\
+         records, which have ports, tell them apart (docs/dns.md):\n"
+    )?;
+    writeln!(
+        out,
+        "dig @{host} -p {port} +short SRV _pontoon-client._tcp.{ZONE}\n"
+    )?;
     writeln!(
         out,
         "Call with Python, as plain gRPC and with tritonclient:\n"
@@ -178,6 +188,7 @@ mod tests {
             peer: "127.0.0.1:3".to_owned(),
             admin: "127.0.0.1:4".to_owned(),
             ops: "127.0.0.1:5".to_owned(),
+            dns: "127.0.0.1:10053".to_owned(),
         }
     }
 
@@ -220,6 +231,7 @@ mod tests {
             "export FUNCTION_VERSION_ID=v",
             "export API_KEY=k",
             "kill -9 4711",
+            "dig @127.0.0.1 -p 10053 +short SRV _pontoon-client._tcp.dev.pontoon.test",
             "export PONTOON_ENDPOINT=https://127.0.0.1:4 PONTOON_TOKEN=a PONTOON_CA_FILE=/d/tls/ca.pem",
             "/bin/pontoon call --endpoint 127.0.0.1:7 --request-id $ID --x 2",
         ] {

@@ -37,6 +37,9 @@ use tongue::Tongue;
 /// once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection that has not said anything yet keeps a node that leaves.
+const GREET_DRAINING: Duration = Duration::from_secs(1);
+
 /// Numbers the connections of this process, for the log.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -140,7 +143,7 @@ async fn connection<J: Joins>(
     draining: Draining,
 ) -> CloseReason {
     // Each stage is an allocation of its own, so that a connection keeps the memory of the one it is in.
-    match Box::pin(greeter.greet(stream, peer)).await {
+    match Box::pin(greeted(greeter, stream, peer, draining.clone())).await {
         Ok(Greeted::Clear(io, origin, tongue)) => {
             speak(cx, number, origin, io, tongue, draining).await
         }
@@ -148,6 +151,23 @@ async fn connection<J: Joins>(
             speak(cx, number, origin, *io, tongue, draining).await
         }
         Err(reason) => reason,
+    }
+}
+
+/// Finds out what a connection speaks; one that has said nothing is not waited for by a node that leaves.
+async fn greeted(
+    greeter: &Greeter,
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut draining: Draining,
+) -> Result<Greeted, CloseReason> {
+    let in_vain = async {
+        draining.reached(Stage::Draining).await;
+        tokio::time::sleep(GREET_DRAINING).await;
+    };
+    tokio::select! {
+        greeted = greeter.greet(stream, peer) => greeted,
+        () = in_vain => Err(CloseReason::Drained),
     }
 }
 

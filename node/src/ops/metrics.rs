@@ -5,7 +5,7 @@
 //! from the start, so that a rate over it is never missing its first sample. Hot counters are plain
 //! atomics: counting costs a few nanoseconds and takes no lock.
 
-use crate::relay;
+use crate::{relay, tunnel};
 use pontoon_proto::id::{FunctionId, TenantId, VersionId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -199,6 +199,8 @@ pub struct Metrics {
     pub relays: Counters,
     pub relays_closed: Counters,
     pub relay_bytes: Counters,
+    pub spares: Counters,
+    pub spares_idle: std::sync::Arc<Gauge>,
     functions: Mutex<BTreeMap<Function, (u64, Instant)>>,
 }
 
@@ -222,6 +224,8 @@ impl Metrics {
             relays: Counters::new("result", &relay::RESULTS),
             relays_closed: Counters::new("reason", &relay::ends()),
             relay_bytes: Counters::new("direction", &["to_worker", "from_worker"]),
+            spares: Counters::new("result", &tunnel::SPARE_RESULTS),
+            spares_idle: Default::default(),
             functions: Mutex::default(),
         }
     }
@@ -326,6 +330,9 @@ impl Metrics {
         let name = "pontoon_relays_active";
         header(&mut out, name, "Tunnels relayed to other nodes.", "gauge");
         sample(&mut out, name, &[], self.relays_active.get() as f64);
+        let name = "pontoon_spare_tunnels";
+        header(&mut out, name, "Tunnels that wait for a session.", "gauge");
+        sample(&mut out, name, &[], self.spares_idle.get() as f64);
         let families = [
             (
                 "pontoon_opens_refused_total",
@@ -346,6 +353,11 @@ impl Metrics {
                 "pontoon_relay_bytes_total",
                 "Bytes relayed, counted at the end of each relay.",
                 &self.relay_bytes,
+            ),
+            (
+                "pontoon_spare_tunnels_total",
+                "Spare tunnels that a session was to have, by result.",
+                &self.spares,
             ),
         ];
         for (name, help, family) in families {

@@ -41,7 +41,7 @@ pub struct Sources {
     pub state: Arc<dyn Fn() -> NodeState + Send + Sync>,
     /// Counters and histograms of sessions and tunnels.
     pub metrics: Arc<Metrics>,
-    /// Writes those of clients.
+    /// Writes those of clients, and of questions of DNS.
     pub clients: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// The certificates in use, and when each ends, in seconds since 1970; none without TLS.
     pub certificates: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,

@@ -20,7 +20,9 @@ mod tests_tls;
 mod transport;
 
 pub use link::Place;
-pub use serve::{AdmitHandler, GreetHandler, Handlers, PassHandler, RelayHandler, serve, take};
+pub use serve::{
+    AdmitHandler, ClosesHandler, GreetHandler, Handlers, PassHandler, RelayHandler, serve, take,
+};
 
 use crate::tls::Tls;
 use crate::{clock, relay};
@@ -198,6 +200,19 @@ impl Peers {
         let state = reply.state.unwrap_or_default();
         self.0.pulse.told(to, state);
         Ok(state)
+    }
+
+    /// Asks what closed at a node lately. The envelope is filled in here.
+    pub fn closes(
+        &self,
+        to: NodeId,
+        mut request: pb::ClosesRequest,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<pb::ClosesReply, Unreachable>> {
+        request.envelope = Some(self.envelope());
+        self.call(to, Class::Rest, within, |channel| async move {
+            peer_client(channel).closes(request).await
+        })
     }
 
     /// Passes a message on to a sidecar that is attached to `to`. The envelope is filled in here.

@@ -64,6 +64,9 @@ pub type AdmitHandler = Arc<
     dyn Fn(pb::AdmitRequest) -> BoxFuture<'static, Result<pb::AdmitReply, Status>> + Send + Sync,
 >;
 
+/// Says what closed here lately.
+pub type ClosesHandler = Arc<dyn Fn(&pb::ClosesRequest) -> pb::ClosesReply + Send + Sync>;
+
 /// What is done with what doesn't touch the log.
 #[derive(Clone)]
 pub struct Handlers {
@@ -77,6 +80,8 @@ pub struct Handlers {
     pub admit: AdmitHandler,
     /// This node's data folder.
     pub folder: FolderId,
+    /// What closed here lately.
+    pub closes: ClosesHandler,
     /// How this node is, and how it is made to drain.
     pub switch: Switch,
 }
@@ -292,6 +297,16 @@ impl Peer for Answers {
         (switch.drain)(request.drain.then_some(within)).map_err(Status::failed_precondition)?;
         let state = Some((switch.state)());
         Ok(Response::new(pb::DrainReply { state }))
+    }
+
+    async fn closes(
+        &self,
+        request: Request<pb::ClosesRequest>,
+    ) -> Result<Response<pb::ClosesReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        self.peers
+            .admit(caller, request.get_ref().envelope.as_ref())?;
+        Ok(Response::new((self.handlers.closes)(request.get_ref())))
     }
 
     async fn admit(

@@ -125,6 +125,7 @@ pub(super) fn start(
         greet: Arc::new(|_, _| async { Ok(Verdict::Unsure) }.boxed()),
         admit: Arc::new(|_| async { Err(Status::unavailable("not here")) }.boxed()),
         folder: [7; 16],
+        closes: Arc::new(|_| pb::ClosesReply::default()),
         switch: crate::drain::Switch::default(),
     };
     let mut incoming = take(listener, peers.tls().cloned());

@@ -66,9 +66,12 @@ pub(crate) enum NotRelayed {
     /// The node that issued the ticket refused it, for this reason.
     #[error("the ticket was refused: {0}")]
     Refused(String),
-    /// That node gave no answer.
+    /// That node can't be reached, and has surely seen nothing.
     #[error("the node that issued the ticket can't be reached: {0}")]
     Unreachable(String),
+    /// That node gave no answer.
+    #[error("the node that issued the ticket gave no answer: {0}")]
+    Silent(String),
 }
 
 impl NotRelayed {
@@ -76,7 +79,7 @@ impl NotRelayed {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             NotRelayed::Refused(_) => "refused",
-            NotRelayed::Unreachable(_) => "unreachable",
+            NotRelayed::Unreachable(_) | NotRelayed::Silent(_) => "unreachable",
         }
     }
 }
@@ -89,23 +92,28 @@ pub(crate) async fn open(
 ) -> Result<Relayed, NotRelayed> {
     let (outgoing, sent) = outgoing();
     let answered = timeout(ANSWER_WITHIN, async {
-        let mut frames = relayer(to, open, sent, ANSWER_WITHIN)
-            .await
-            .map_err(|error| error.cause)?;
+        let mut frames =
+            relayer(to, open, sent, ANSWER_WITHIN)
+                .await
+                .map_err(|error| match error.unsent {
+                    true => NotRelayed::Unreachable(error.cause),
+                    false => NotRelayed::Silent(error.cause),
+                })?;
+        let silent = |cause: &str| Err(NotRelayed::Silent(cause.to_owned()));
         match frames.next().await {
             Some(Ok(RelayFrame {
                 frame: Some(Frame::Answer(answer)),
             })) => Ok((answer.refused, frames)),
-            Some(Ok(_)) => Err("its first frame is no answer".to_owned()),
-            Some(Err(status)) => Err(status.message().to_owned()),
-            None => Err("it gave no answer".to_owned()),
+            Some(Ok(_)) => silent("its first frame is no answer"),
+            Some(Err(status)) => silent(status.message()),
+            None => silent("the stream ended"),
         }
     });
     match answered.await {
         Ok(Ok((refused, frames))) if refused.is_empty() => Ok(Relayed::new(frames, outgoing)),
         Ok(Ok((refused, _))) => Err(NotRelayed::Refused(refused)),
-        Ok(Err(cause)) => Err(NotRelayed::Unreachable(cause)),
-        Err(_) => Err(NotRelayed::Unreachable("no answer in time".to_owned())),
+        Ok(Err(cause)) => Err(cause),
+        Err(_) => Err(NotRelayed::Silent("not in time".to_owned())),
     }
 }
 

@@ -5,12 +5,14 @@
 
 use super::patience::PAUSE;
 use super::{Ask, Sessions, Target};
+use crate::clock;
 use crate::tasks::{self, Kind};
 use crate::tunnel::{Carries, LinkError, Tunnel, Wire};
 use arc_swap::ArcSwapOption;
 use pontoon_proto::fault::Fault;
 use pontoon_proto::id::{RequestId, VersionId};
 use pontoon_raft::directory::command::{Command, Reply};
+use pontoon_raft::machine::Machine as _;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +24,12 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a tunnel may take to come up for a session that exists.
 pub(super) const LINK_WAIT: Duration = Duration::from_secs(10);
+
+/// A session whose worker will be lost within this is looked at until it is, ...
+const LOST_SOON: Duration = Duration::from_secs(3);
+
+/// ... so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One session, as this node takes part in it.
 pub(super) struct Local {
@@ -187,7 +195,7 @@ impl Joined {
 
     async fn dial(&self, carries: Carries, deadline: Instant) -> Result<Tunnel, Fault> {
         let within = deadline
-            .saturating_duration_since(crate::clock::now())
+            .saturating_duration_since(clock::now())
             .min(LINK_WAIT);
         let tunnels = &self.sessions.0.tunnels;
         match tunnels.obtain(self.target(), carries, within).await {
@@ -306,10 +314,26 @@ impl Sessions {
         let Some(group) = self.0.cluster.region(target.region) else {
             return Fault::DirectoryUnavailable;
         };
-        match self.certain(&group, deadline).await {
-            Ok(state) if state.session(target.id).is_none() => Fault::SessionNotFound,
-            Ok(_) => Fault::WorkerLost,
-            Err(fault) => fault,
+        let asked = clock::now();
+        loop {
+            let state = match self.certain(&group, deadline).await {
+                Ok(state) => state,
+                Err(fault) => return fault,
+            };
+            if state.session(target.id).is_none() {
+                return Fault::SessionNotFound;
+            }
+            // A worker that is attached nowhere has its end before it, and this wait may be as long as
+            // its grace: better to say what has become of the session than to be a moment early.
+            let soon = state.clock().after(LOST_SOON);
+            let worker = state.worker(target.binding.worker);
+            let lost = worker.and_then(|worker| state.lost_at(worker));
+            let left = deadline.saturating_duration_since(clock::now());
+            let looked = asked.elapsed() > LOST_SOON || left <= LOOK_AGAIN;
+            if looked || lost.is_none_or(|lost| lost > soon) {
+                return Fault::WorkerLost;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -426,6 +426,11 @@ impl OpenGuard<'_> {
                 }))
             }
             Err(error) => {
+                if ask.left().is_zero() {
+                    // The caller's time was over before the worker's was: the worker is not to blame.
+                    self.cancel(ask).await;
+                    return Ok(Attempt::Elsewhere(Why::NoLink));
+                }
                 tracing::info!(session = %target.id, worker = %target.binding.worker, %error, "no tunnel for a new session; trying another worker");
                 let end = Command::End {
                     id: target.id,

@@ -134,6 +134,7 @@ async fn attach(
         held: life.held(),
         name: settings.name.clone(),
         build: env!("CARGO_PKG_VERSION").to_owned(),
+        spares: settings.spares,
     };
     let _room = sender.try_send(message(Message::Hello(hello)));
     let mut request = Request::new(ReceiverStream::new(receiver));
@@ -282,6 +283,7 @@ impl<K: Keeper> Stream<'_, K> {
             From::Ping(ping) => self.say(Message::Pong(Pong { nonce: ping.nonce })),
             From::OpenTunnel(open) => self.life.open_tunnel(open, self.sender.clone()),
             From::EndSession(end) => self.life.end_session(&end, self.sender.clone()),
+            From::Forget(forget) => self.life.forget(forget, &self.sender),
             From::Refused(refused) => {
                 let reason = refused.reason();
                 return Some(Ended::Refused(reason, printable(&refused.text)));

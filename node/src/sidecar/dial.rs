@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_s
 use tokio::time::{sleep, timeout_at};
 
 /// How long a tunnel may take to come up. A node waits 2 s for it.
-const WITHIN: Duration = Duration::from_secs(5);
+pub(super) const WITHIN: Duration = Duration::from_secs(5);
 
 /// How long one url may take, so that the next one gets its turn.
 const URL_WITHIN: Duration = Duration::from_secs(2);
@@ -32,6 +32,11 @@ const HEAD_MAX: usize = 16 * 1024;
 /// The copy buffer per direction: 128 KiB for a tunnel, and at 100 MB/s 1,600 turns a second.
 const BUFFER: usize = 64 * 1024;
 
+/// The answers to a CONNECT that surely made no tunnel. What else goes wrong behind a CONNECT may have
+/// made one whose 200 was lost. (Relaying nodes of builds before 504 was told apart say 502 for both; that
+/// matters to a session only if its entry node dies in the same moment.)
+const REFUSED: [u16; 5] = [400, 401, 403, 502, 503];
+
 /// What a node ordered.
 pub(super) struct Order {
     pub(super) id: RequestId,
@@ -40,20 +45,16 @@ pub(super) struct Order {
     pub(super) urls: Vec<String>,
     /// What the worker speaks.
     pub(super) speaks: Speaks,
+    /// The slot of the session whose tunnel it makes; none where it is for no session.
+    pub(super) slot: Option<u32>,
 }
 
-/// Dials, and splices until both sides are done.
-///
-/// # Errors
-///
-/// When the tunnel did not come up; the text says where it failed. How it ends is not an error.
-pub(super) async fn tunnel(life: &Life, order: &Order) -> Result<(), String> {
-    let (node, worker) = dial(life, order).await?;
+/// Splices a tunnel that is up until both sides are done.
+pub(super) async fn run(life: &Life, node: Stream, worker: TcpStream, id: RequestId) {
     let counters = &life.counters;
     counters.tunnels_opened.add();
     let _open = counters.tunnels_open.enter();
-    splice(node, worker, order.id).await;
-    Ok(())
+    splice(node, worker, id).await;
 }
 
 /// Dials as for a tunnel, and closes at once.
@@ -61,16 +62,17 @@ pub(super) async fn probe(life: &Life, order: &Order) -> Result<(), String> {
     dial(life, order).await.map(drop)
 }
 
-/// The worker first, so that a CONNECT is only sent when there is something to connect.
-async fn dial(life: &Life, order: &Order) -> Result<(Stream, TcpStream), String> {
-    let to_worker = |error: io::Error| printable(&format!("the worker: {error}"));
+/// Dials both sides: the worker first, so that a CONNECT is only sent when there is something to connect.
+///
+/// # Errors
+///
+/// When the tunnel did not come up; the text says where it failed.
+pub(super) async fn dial(life: &Life, order: &Order) -> Result<(Stream, TcpStream), String> {
     let both = async {
-        let mut worker = net::dial(&life.settings.worker, WITHIN)
-            .await
-            .map_err(to_worker)?;
+        let mut worker = dial_worker(life).await?;
         let (node, ahead) = dial_node(life, order).await?;
         if !ahead.is_empty() {
-            worker.write_all(&ahead).await.map_err(to_worker)?;
+            worker.write_all(&ahead).await.map_err(of_worker)?;
         }
         Ok((node, worker))
     };
@@ -79,9 +81,20 @@ async fn dial(life: &Life, order: &Order) -> Result<(Stream, TcpStream), String>
         .map_err(|_| "no tunnel within 5 s".to_owned())?
 }
 
-/// Tries the ways in order, each a head start after the one before or when that one has failed; gives the stream, and what the node has sent behind its answer. Only one CONNECT is under way at a
-/// time, because a ticket works once.
-async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), String> {
+/// Dials the worker.
+pub(super) async fn dial_worker(life: &Life) -> Result<TcpStream, String> {
+    let worker = net::dial(&life.settings.worker, WITHIN);
+    worker.await.map_err(of_worker)
+}
+
+fn of_worker(error: io::Error) -> String {
+    printable(&format!("the worker: {error}"))
+}
+
+/// Tries the ways in order, each a head start after the one before or when that one has failed; gives
+/// the stream, and what the node has sent behind its answer. Only one CONNECT is under way at a time,
+/// because a ticket works once.
+pub(super) async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), String> {
     let started = clock::now();
     let ways = life.ways().order(life.age(), &order.urls);
     let mut waiting = ways.iter();
@@ -115,7 +128,7 @@ async fn dial_node(life: &Life, order: &Order) -> Result<(Stream, BytesMut), Str
             Ok(stream) => {
                 life.ways().reached(url);
                 let within = clock::now() + URL_WITHIN;
-                timeout_at(within, connect(stream, url, order))
+                timeout_at(within, connect(life, stream, url, order))
                     .await
                     .unwrap_or_else(|_| Err(io::Error::other("no answer to CONNECT in time")))
             }
@@ -161,7 +174,15 @@ async fn reach(settings: &Settings, url: &str) -> io::Result<Stream> {
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn connect(mut stream: Stream, url: &str, order: &Order) -> io::Result<(Stream, BytesMut)> {
+async fn connect(
+    life: &Life,
+    mut stream: Stream,
+    url: &str,
+    order: &Order,
+) -> io::Result<(Stream, BytesMut)> {
+    if order.slot.is_some_and(|slot| !life.offer(order.id, slot)) {
+        return Err(io::Error::other("the session has ended"));
+    }
     let authority = url
         .parse::<Address>()
         .map_err(io::Error::other)?
@@ -187,6 +208,9 @@ async fn connect(mut stream: Stream, url: &str, order: &Order) -> io::Result<(St
                 Some(200) => break length,
                 code => {
                     let code = code.unwrap_or(0);
+                    if let Some(slot) = order.slot.filter(|_| REFUSED.contains(&code)) {
+                        life.retract(order.id, slot);
+                    }
                     return Err(io::Error::other(format!("CONNECT was answered {code}")));
                 }
             },

@@ -9,13 +9,15 @@ use super::dial::{self, Order};
 use super::options::Settings;
 use super::slots::{Answer, Fence, Slots};
 use super::ways::Ways;
-use super::{http, levels::Levels};
+use super::{http, levels::Levels, spare};
+use crate::net::TcpStream;
+use crate::tls::Stream;
 use crate::tunnel::Speaks;
 use crate::{clock, random, tasks};
 use pontoon_proto::id::{RequestId, WorkerId};
 use pontoon_proto::worker::sidecar_message::Message;
 use pontoon_proto::worker::{
-    DialFailed, EndSession, HeldSession, OpenTunnel, SessionEnded, SidecarMessage,
+    DialFailed, EndSession, Forget, HeldSession, OpenTunnel, SessionEnded, SidecarMessage,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// How long one POST of `--on-end` may take, ...
 const ON_END_WITHIN: Duration = Duration::from_secs(5);
@@ -43,6 +46,10 @@ pub(super) struct Life {
     pub(super) levels: watch::Sender<Levels>,
     /// What the worker speaks.
     pub(super) speaks: Speaks,
+    /// Cancelled when the worker is dead: what belongs to no session closes.
+    pub(super) over: CancellationToken,
+    /// Cancelled when its only session has ended, where each session gets a process of its own.
+    pub(super) spent: CancellationToken,
     started: Instant,
     ways: Mutex<Ways>,
     state: Mutex<State>,
@@ -57,6 +64,16 @@ struct State {
     /// Tickets of dials that have not failed and of open tunnels. A node that sees no dial sends its
     /// message again through another node; one ticket is one dial all the same.
     tickets: BTreeSet<String>,
+}
+
+/// One tunnel of a session that may be made.
+pub(super) struct Admitted {
+    pub(super) id: RequestId,
+    ticket: String,
+    token: TaskTrackerToken,
+    cut: CancellationToken,
+    /// What must be closed before: the tunnels of an older binding of the slot.
+    evicted: Option<TaskTracker>,
 }
 
 /// A session's tunnels.
@@ -80,6 +97,8 @@ impl Life {
             counters,
             levels: watch::Sender::new(levels),
             speaks,
+            over: CancellationToken::new(),
+            spent: CancellationToken::new(),
             started: clock::now(),
             ways: Mutex::default(),
             state: Mutex::default(),
@@ -136,21 +155,59 @@ impl Life {
     }
 
     fn try_open(self: &Arc<Self>, open: &OpenTunnel, reply: &Reply) -> Result<(), &'static str> {
-        let id = RequestId::from_slice(&open.request_id).ok_or("a malformed request id")?;
-        if WorkerId::from_slice(&open.worker_id) != Some(self.id) {
-            return Err("the worker has another id now");
-        }
+        let id = self.addressed(open)?;
         let order = Order {
             id,
             worker: self.id,
             ticket: open.ticket.clone(),
             urls: open.urls.clone(),
             speaks: self.speaks,
+            slot: (!open.probe && !open.spare).then_some(open.slot),
         };
         if open.probe {
             self.probe(order);
             return Ok(());
         }
+        if open.spare {
+            return spare::offer(self, order);
+        }
+        let Some(admitted) = self.admit(id, open)? else {
+            return Ok(());
+        };
+        let (life, reply, index) = (Arc::clone(self), reply.clone(), open.binding_index);
+        tasks::spawn(tasks::Kind::Worker, "sidecar-tunnel", async move {
+            let up = dial::dial(&life, &order);
+            if let Err(cause) = life.carry(admitted, up).await {
+                life.counters.dials_failed.add();
+                tracing::warn!(session = %order.id, cause, "a tunnel could not be dialed");
+                let failed = DialFailed {
+                    request_id: order.id.to_bytes().to_vec().into(),
+                    binding_index: index,
+                    cause,
+                    ticket: order.ticket,
+                };
+                let _or_gone = reply.try_send(message(Message::DialFailed(failed)));
+            }
+        });
+        Ok(())
+    }
+
+    /// The request id of an order that is for this life.
+    pub(super) fn addressed(&self, open: &OpenTunnel) -> Result<RequestId, &'static str> {
+        let id = RequestId::from_slice(&open.request_id).ok_or("a malformed request id")?;
+        match WorkerId::from_slice(&open.worker_id) == Some(self.id) {
+            true => Ok(id),
+            false => Err("the worker has another id now"),
+        }
+    }
+
+    /// Judges one more tunnel of a session, and takes its slot; `None` when this very tunnel is being
+    /// dialed, or open.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        id: RequestId,
+        open: &OpenTunnel,
+    ) -> Result<Option<Admitted>, &'static str> {
         let fence = Fence {
             generation: open.generation,
             index: open.binding_index,
@@ -164,38 +221,51 @@ impl Life {
             Answer::Dial { evicted } => evicted,
         };
         let evicted = evicted.map(|evicted| self.let_go(&mut state, evicted, "superseded"));
-        if !state.tickets.insert(order.ticket.clone()) {
-            return Ok(());
+        if !state.tickets.insert(open.ticket.clone()) {
+            return Ok(None);
+        }
+        if self.settings.recycle {
+            // The slot will be free again before this process has ended, and must stay empty.
+            self.levels.send_modify(|levels| levels.draining = true);
         }
         let held = state.held.entry(id).or_default().clone();
-        // Registered while the lock is held: whoever ends the session from now on waits for it.
-        let token = held.tunnels.token();
-        drop(state);
-        let (life, reply, index) = (Arc::clone(self), reply.clone(), open.binding_index);
-        tasks::spawn(tasks::Kind::Worker, "sidecar-tunnel", async move {
-            let _until_closed = token;
-            // What the slot carried before must be closed before anything new is dialed.
-            if let Some(evicted) = evicted {
-                evicted.wait().await;
+        Ok(Some(Admitted {
+            id,
+            ticket: open.ticket.clone(),
+            // Registered while the lock is held: whoever ends the session from now on waits for it.
+            token: held.tunnels.token(),
+            cut: held.cut,
+            evicted,
+        }))
+    }
+
+    /// Makes a tunnel, and carries it for as long as its session is held here; how it ends is not an error.
+    pub(super) async fn carry(
+        &self,
+        admitted: Admitted,
+        up: impl Future<Output = Result<(Stream, TcpStream), String>>,
+    ) -> Result<(), String> {
+        let _until_closed = admitted.token;
+        // What the slot carried before must be closed before anything new is dialed.
+        if let Some(evicted) = admitted.evicted {
+            evicted.wait().await;
+        }
+        let up = tokio::select! {
+            () = admitted.cut.cancelled() => Err("the session has ended".to_owned()),
+            up = up => up,
+        };
+        let carried = match up {
+            Ok((node, worker)) => {
+                tokio::select! {
+                    () = admitted.cut.cancelled() => {}
+                    () = dial::run(self, node, worker, admitted.id) => {}
+                }
+                Ok(())
             }
-            let cause = tokio::select! {
-                () = held.cut.cancelled() => Err("the session has ended".to_owned()),
-                done = dial::tunnel(&life, &order) => done,
-            };
-            life.lock().tickets.remove(&order.ticket);
-            if let Err(cause) = cause {
-                life.counters.dials_failed.add();
-                tracing::warn!(session = %order.id, cause, "a tunnel could not be dialed");
-                let failed = DialFailed {
-                    request_id: order.id.to_bytes().to_vec().into(),
-                    binding_index: index,
-                    cause,
-                    ticket: order.ticket,
-                };
-                let _or_gone = reply.try_send(message(Message::DialFailed(failed)));
-            }
-        });
-        Ok(())
+            Err(cause) => Err(cause),
+        };
+        self.lock().tickets.remove(&admitted.ticket);
+        carried
     }
 
     /// A node wants to see that this sidecar can dial.
@@ -226,6 +296,35 @@ impl Life {
         });
     }
 
+    /// A tunnel of a session is about to be offered to a node; false when the session has ended.
+    pub(super) fn offer(&self, id: RequestId, slot: u32) -> bool {
+        self.lock().slots.offer(id, slot)
+    }
+
+    /// That offer was refused.
+    pub(super) fn retract(&self, id: RequestId, slot: u32) {
+        self.lock().slots.retract(id, slot);
+    }
+
+    /// The entry nodes of these sessions are gone: lets go of those that nobody can know of, and
+    /// confirms each.
+    pub(super) fn forget(self: &Arc<Self>, forget: Forget, reply: &Reply) {
+        for session in forget.sessions {
+            let Some(id) = RequestId::from_slice(&session.request_id) else {
+                continue;
+            };
+            if !self.lock().slots.forget(id, session.slot) {
+                continue;
+            }
+            let end = EndSession {
+                request_id: session.request_id,
+                binding_index: session.binding_index,
+                reason: "node_lost".to_owned(),
+            };
+            self.end_session(&end, reply.clone());
+        }
+    }
+
     /// Ends a session here; what is given is cancelled once that is done. `None`: nothing is held.
     pub(super) fn end(self: &Arc<Self>, id: RequestId, reason: &str) -> Option<CancellationToken> {
         let mut state = self.lock();
@@ -243,6 +342,7 @@ impl Life {
                 .send_modify(|levels| levels.dead = Some(cause.to_owned()));
             state.slots.carried().map(|(id, ..)| id).collect()
         };
+        self.over.cancel();
         for id in ids {
             self.end(id, "worker_lost");
         }
@@ -266,6 +366,9 @@ impl Life {
             life.tell_worker(id, &reason).await;
             life.lock().ending.remove(&id);
             done.cancel();
+            if life.settings.recycle {
+                life.spent.cancel();
+            }
         });
         held.tunnels
     }

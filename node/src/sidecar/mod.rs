@@ -2,12 +2,14 @@
 //!
 //! Read [`life`] for what one life of the worker is, [`slots`] for the fencing that keeps a slot to
 //! one session, [`attach`], [`roster`] and [`control`] for how nodes are kept, [`dial`] and [`ways`] for
-//! one tunnel, [`health`] and [`listener`] for how the worker's death and restarts are told.
+//! one tunnel, [`spare`] for one that is dialed ahead, [`health`] and [`listener`] for how the worker's
+//! death and restarts are told.
 //!
-//! Losing every node never closes a tunnel: a sidecar that hears nothing goes on carrying. Left out
-//! so far: running the worker as a child, and finding nodes by DNS.
+//! Losing every node never closes a tunnel: a sidecar that hears nothing goes on carrying. [`child`] is
+//! the worker where it is ours to run.
 
 mod attach;
+mod child;
 mod control;
 mod dial;
 mod health;
@@ -19,16 +21,19 @@ mod ops;
 mod options;
 mod roster;
 mod slots;
+mod spare;
 mod speaks;
 #[cfg(test)]
 mod tests;
 mod ways;
 
+pub use child::leashed;
 pub use options::Options;
 
 use crate::drain::{Drain, Draining, Stage};
 use crate::{clock, net, tasks};
 use attach::{Attachment, Over};
+use child::Child;
 use futures::FutureExt as _;
 use futures::future::FusedFuture as _;
 use health::{Probe, Verdict};
@@ -80,6 +85,7 @@ pub struct Stop {
 #[derive(Debug, Default)]
 struct Counters {
     tunnels_open: Count,
+    spares_open: Count,
     tunnels_opened: Count,
     dials_failed: Count,
     sessions_ended: Count,
@@ -194,10 +200,32 @@ async fn serve(settings: Settings, mut drain: Draining) -> Result<(), Stop> {
             ops::serve(listener, shown),
         );
     }
+    let mut child = Child::new(&settings.command);
+    let served = lives(&settings, &counters, &mut child, &mut drain, &attached).await;
+    child.stop().await;
+    served
+}
+
+/// One life of the worker after the other.
+async fn lives(
+    settings: &Arc<Settings>,
+    counters: &Arc<Counters>,
+    child: &mut Child,
+    drain: &mut Draining,
+    attached: &watch::Sender<usize>,
+) -> Result<(), Stop> {
     let mut probe = Probe::new(&settings.worker, settings.check.clone());
     loop {
+        tokio::select! {
+            started = child.start() => started?,
+            () = drain.reached(Stage::Draining) => return Ok(()),
+        }
         let serving = tokio::select! {
-            serving = healthy(&mut probe, &settings) => serving?,
+            serving = healthy(&mut probe, settings) => serving?,
+            cause = child.exited() => {
+                tracing::warn!(cause = cause?, "the worker was not healthy yet");
+                continue;
+            }
             () = drain.reached(Stage::Draining) => return Ok(()),
         };
         let levels = Levels {
@@ -207,13 +235,21 @@ async fn serve(settings: Settings, mut drain: Draining) -> Result<(), Stop> {
         };
         counters.lives.add();
         let speaks = speaks::ask(&settings.worker, &settings.check).await;
-        let life = Life::new(Arc::clone(&settings), Arc::clone(&counters), levels, speaks);
-        let ended = live(&Arc::new(life), &mut probe, &mut drain, &attached).await;
+        let life = Arc::new(Life::new(
+            Arc::clone(settings),
+            Arc::clone(counters),
+            levels,
+            speaks,
+        ));
+        let ended = live(&life, &mut probe, child, drain, attached).await;
         attached.send_replace(0);
         match ended {
             Ended::Left => return Ok(()),
             Ended::Refused(stop) => return Err(stop),
-            Ended::Died => probe.reset(),
+            Ended::Died => {
+                child.stop().await;
+                probe.reset();
+            }
         }
     }
 }
@@ -232,6 +268,7 @@ enum Ended {
 async fn live(
     life: &Arc<Life>,
     probe: &mut Probe,
+    child: &mut Child,
     drain: &mut Draining,
     attached: &watch::Sender<usize>,
 ) -> Ended {
@@ -248,6 +285,11 @@ async fn live(
             Over::Told => (Ended::Died, String::new()),
         },
         cause = watch_worker(life, probe) => (Ended::Died, cause),
+        exited = child.exited() => match exited {
+            Ok(cause) => (Ended::Died, cause),
+            Err(stop) => (Ended::Refused(stop), String::new()),
+        },
+        () = life.spent.cancelled() => (Ended::Died, "its session has ended".to_owned()),
         () = leave(life, &mut leaving) => (Ended::Left, "the sidecar leaves".to_owned()),
     };
     tracing::info!(worker = %life.id, cause, "this life of the worker is over");

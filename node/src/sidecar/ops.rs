@@ -98,6 +98,12 @@ fn metrics(shown: &Shown, attached: usize) -> String {
             counters.tunnels_open.get(),
         ),
         (
+            "gauge",
+            "spare_tunnels",
+            "Tunnels that wait for a session.",
+            counters.spares_open.get(),
+        ),
+        (
             "counter",
             "tunnels_opened_total",
             "Tunnels opened.",

@@ -4,7 +4,9 @@ use super::Stop;
 use super::health::Check;
 use crate::discovery::address::Address;
 use crate::tls::dial::Trust;
+use crate::tunnel::SPARES_MAX;
 use pontoon_proto::id::VersionId;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +39,10 @@ pub struct Options {
     /// At most so many sessions at once, 1 to 16384; the version's own limit counts too
     #[arg(long, value_name = "N")]
     pub slots: Option<u32>,
+    /// How many tunnels are dialed ahead of sessions and kept for them, per attached node and up to 64: an open
+    /// or a resume at such a node then costs no dial
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub spare_tunnels: u32,
     /// A name for people, shown in lists [default: the worker's address]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -73,6 +79,12 @@ pub struct Options {
     /// End at once when standard input closes, as it does when a parent process dies
     #[arg(long)]
     pub exit_with_stdin: bool,
+    /// Give each session a worker process of its own: one session at a time, and a new start after each
+    #[arg(long, requires = "command")]
+    pub recycle: bool,
+    /// Start the worker by this command, and again whenever it has exited; it ends with the sidecar
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// A worker key; its `Debug` form hides it (O-LOG-1).
@@ -94,6 +106,8 @@ pub(super) struct Settings {
     pub(super) version: Option<VersionId>,
     /// 0: the version's.
     pub(super) slots: u32,
+    /// How many spare tunnels each attached node may have.
+    pub(super) spares: u32,
     pub(super) name: String,
     pub(super) check: Check,
     pub(super) on_end: Option<http::Uri>,
@@ -101,6 +115,10 @@ pub(super) struct Settings {
     pub(super) drain_timeout: Duration,
     pub(super) worker_wait: Option<Duration>,
     pub(super) key: Secret,
+    /// How the worker is started; empty when somebody else does.
+    pub(super) command: Vec<OsString>,
+    /// Whether each session gets a worker process of its own.
+    pub(super) recycle: bool,
     /// Whom to believe; `None` for clear text.
     pub(super) trust: Option<Trust>,
 }
@@ -134,6 +152,18 @@ impl Options {
         {
             return Err(usage(&format!("--slots {slots} is not in 1..=16384")));
         }
+        if self.recycle && self.slots.is_some_and(|slots| slots != 1) {
+            return Err(usage(
+                "--slots must be 1 with --recycle: each session gets a process",
+            ));
+        }
+        if self.spare_tunnels > SPARES_MAX {
+            let text = format!(
+                "--spare-tunnels {} is not in 0..={SPARES_MAX}",
+                self.spare_tunnels
+            );
+            return Err(usage(&text));
+        }
         let check = Check::parse(&self.health).ok_or_else(|| {
             let text = format!("--health {:?} is not grpc, http:/PATH or tcp", self.health);
             usage(&text)
@@ -152,7 +182,13 @@ impl Options {
             nodes: self.nodes,
             region: self.region,
             version,
-            slots: self.slots.unwrap_or(0),
+            slots: match self.recycle {
+                true => 1,
+                false => self.slots.unwrap_or(0),
+            },
+            command: self.command,
+            recycle: self.recycle,
+            spares: self.spare_tunnels,
             check,
             on_end,
             ops: self.ops,
@@ -215,6 +251,7 @@ mod tests {
             region: "us-east".to_owned(),
             version_id: None,
             slots: None,
+            spare_tunnels: 0,
             name: None,
             health: "grpc".to_owned(),
             on_end: None,
@@ -225,18 +262,22 @@ mod tests {
             worker_key_file: Some("/nowhere/key".into()),
             ca_file: None,
             exit_with_stdin: false,
+            recycle: false,
+            command: Vec::new(),
         }
     }
 
     #[test]
     fn each_malformed_option_is_one_clear_line() {
         type Spoil = fn(&mut Options);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 11] = [
             ("--worker", |o| o.worker = "8001".to_owned()),
             ("--nodes", |o| o.nodes = vec!["a:0".to_owned()]),
             ("--region", |o| o.region = String::new()),
             ("--version-id", |o| o.version_id = Some("7".to_owned())),
             ("--slots", |o| o.slots = Some(0)),
+            ("--spare-tunnels", |o| o.spare_tunnels = 65),
+            ("--slots", |o| (o.slots, o.recycle) = (Some(2), true)),
             ("--health", |o| o.health = "icmp".to_owned()),
             ("--on-end", |o| o.on_end = Some("https://x/".to_owned())),
             ("--worker-key-file", |_| {}),

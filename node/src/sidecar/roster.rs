@@ -6,7 +6,7 @@
 //!
 //! Pure: time comes in as a span since any fixed moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How many nodes a sidecar attaches to. The loss of any one of two costs no session.
@@ -29,17 +29,20 @@ const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 /// dial in a hundred gets that far; with one node, this is what the search for another one costs.
 const SAME_REST: Duration = Duration::from_secs(10);
 
-/// A node that leaves is left alone for so long.
+/// A node that leaves is left alone for so long, ...
 const LEAVING_REST: Duration = Duration::from_secs(30);
+
+/// ... or for so long after it has closed the link: then it has stopped, and a restart takes seconds.
+const LEFT_REST: Duration = Duration::from_secs(1);
 
 /// A node as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Known {
     /// host:port of its worker listener.
     pub(super) address: String,
-    /// Its name, once it or another node has told.
+    /// Its name, once it or another node has told; none where several nodes have this address.
     pub(super) name: Option<String>,
-    /// Its region, likewise.
+    /// Its region, likewise; that of all nodes with this address, if it is one.
     pub(super) region: Option<String>,
 }
 
@@ -71,6 +74,8 @@ pub(super) struct Roster {
     /// The configured addresses first, then what nodes told of.
     known: Vec<Known>,
     configured: usize,
+    /// The nodes of the own region, as nodes told.
+    home: BTreeSet<String>,
     /// The node that each configured address has met last.
     met: BTreeMap<String, String>,
     links: BTreeMap<LinkId, Link>,
@@ -92,6 +97,7 @@ impl Roster {
             region: region.to_owned(),
             known: addresses.iter().map(unknown).collect(),
             configured: addresses.len(),
+            home: BTreeSet::new(),
             met: BTreeMap::new(),
             links: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -101,17 +107,33 @@ impl Roster {
     }
 
     /// A node told of the cluster's nodes: what others told before counts no more. Configured addresses
-    /// stay: they may be a load balancer's.
+    /// stay: they may be a load balancer's. So may an address that several nodes advertise.
     pub(super) fn learn(&mut self, nodes: impl IntoIterator<Item = Known>) {
         let nodes: Vec<Known> = nodes.into_iter().take(KNOWN_MAX).collect();
         if nodes.is_empty() {
             return;
         }
         self.known.truncate(self.configured);
+        for known in &mut self.known {
+            (known.name, known.region) = (None, None);
+        }
+        let own = nodes
+            .iter()
+            .filter(|node| node.region.as_ref() == Some(&self.region));
+        self.home = own.filter_map(|node| node.name.clone()).collect();
+        let mut told = BTreeSet::new();
         for node in nodes {
-            let same = |k: &Known| k.address == node.address;
-            match self.known.iter().position(same) {
-                Some(at) => self.known[at] = node,
+            let first = told.insert(node.address.clone());
+            let same = |k: &&mut Known| k.address == node.address;
+            match self.known.iter_mut().find(same) {
+                Some(known) if first => *known = node,
+                Some(known) => {
+                    known.name = None;
+                    known.region = known
+                        .region
+                        .take()
+                        .filter(|one| Some(one) == node.region.as_ref());
+                }
                 None => self.known.push(node),
             }
         }
@@ -131,19 +153,18 @@ impl Roster {
         if counted >= WANT && self.is_at_home() {
             return None;
         }
-        let free = self.known.iter().enumerate();
-        let free = free.filter(|(at, known)| self.is_free(*at, known, now));
-        let wanted = free.filter(|(_, known)| counted < WANT || self.is_own(known));
+        let free = self.known.iter().filter(|known| self.is_free(known, now));
+        let wanted = free.filter(|known| counted < WANT || self.is_own(known));
         let failing = |known: &Known| self.resting.contains_key(&known.address);
         wanted
-            .min_by_key(|(_, known)| (failing(known), !self.is_own(known)))
-            .map(|(_, known)| known.address.clone())
+            .min_by_key(|known| (failing(known), !self.is_own(known)))
+            .map(|known| known.address.clone())
     }
 
-    /// Whether an address may be dialed. A configured one that no node calls its own may lead to
+    /// Whether an address may be dialed. One that no node calls its own, or that several do, may lead to
     /// several nodes.
-    fn is_free(&self, at: usize, known: &Known, now: Duration) -> bool {
-        let several = at < self.configured && known.name.is_none();
+    fn is_free(&self, known: &Known, now: Duration) -> bool {
+        let several = known.name.is_none();
         let blocks =
             |link: &Link| link.address == known.address && (!several || link.welcomed_by.is_none());
         let rests = self
@@ -173,9 +194,7 @@ impl Roster {
 
     /// Whether a node is of the own region.
     fn is_home(&self, name: &str) -> bool {
-        self.known.iter().any(|known| {
-            known.name.as_deref() == Some(name) && known.region.as_ref() == Some(&self.region)
-        })
+        self.home.contains(name)
     }
 
     /// Whether a link to the own region stands or is being made, as far as is known.
@@ -222,7 +241,11 @@ impl Roster {
 
     /// A link has ended. `jitter` is in 0..1.
     pub(super) fn ended(&mut self, link: LinkId, outcome: Outcome, now: Duration, jitter: f64) {
-        self.left.remove(&link);
+        if let Some(Link { address, .. }) = self.left.remove(&link) {
+            let rest = LEFT_REST.mul_f64(0.5 + jitter / 2.0);
+            self.resting.insert(address, (now + rest, 0));
+            return;
+        }
         let Some(Link { address, .. }) = self.links.remove(&link) else {
             return;
         };
@@ -246,9 +269,8 @@ impl Roster {
         };
         let address = known.address.clone();
         self.left.insert(link, known);
-        let several = self.known[..self.configured]
-            .iter()
-            .any(|known| known.address == address && known.name.is_none());
+        let mut known = self.known.iter();
+        let several = known.any(|known| known.address == address && known.name.is_none());
         let rest = if several { REST.0 } else { LEAVING_REST };
         self.resting.insert(address, (now + rest, 0));
     }
@@ -363,6 +385,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_left_and_stopped_is_tried_again_while_a_rolling_restart_goes_on() {
+        let mut roster = Roster::new("b", &["b1:10086".to_owned()]);
+        roster.learn([node("b1", "b"), node("b2", "b")]);
+        let (_, first) = attach(&mut roster, 0).unwrap();
+        let (_, second) = attach(&mut roster, 0).unwrap();
+        roster.leaving(first, Duration::ZERO);
+        let second_later = LEAVING_REST - Duration::from_secs(1);
+        assert_eq!(roster.next(second_later), None, "it is still leaving");
+        roster.ended(first, Outcome::Failed, Duration::from_secs(5), 1.0);
+        assert_eq!(roster.next(Duration::from_millis(5_900)), None);
+        roster.leaving(second, Duration::from_secs(6));
+        let back = roster.next(Duration::from_secs(6));
+        assert_eq!(back.as_deref(), Some("b1:10086"));
+    }
+
+    #[test]
     fn a_dial_that_hangs_makes_room_for_another() {
         let addresses = ["x:1", "y:1", "z:1"].map(str::to_owned);
         let mut roster = Roster::new("b", &addresses);
@@ -417,6 +455,38 @@ mod tests {
         assert_eq!(roster.attached(), ["b1", "b2"]);
         assert_eq!(roster.next(now), None);
         assert_eq!(roster.reached(), ["lb:1"]);
+    }
+
+    #[test]
+    fn k_att_2_an_address_that_several_nodes_advertise_is_dialed_until_two_of_them_are_met() {
+        let told = |name: &str, region: &str| Known {
+            address: format!("lb-{region}:1"),
+            ..node(name, region)
+        };
+        let all = || [("b1", "b"), ("b2", "b"), ("a1", "a"), ("a2", "a")];
+        let mut roster = Roster::new("b", &["lb-b:1".to_owned()]);
+        let mut links = Vec::new();
+        for (name, _) in &all()[..2] {
+            assert_eq!(roster.next(Duration::ZERO).as_deref(), Some("lb-b:1"));
+            let link = roster.dialing("lb-b:1", Duration::ZERO);
+            assert!(roster.welcomed(link, name));
+            links.push(link);
+            roster.learn(all().map(|(name, region)| told(name, region)));
+        }
+        assert_eq!(roster.next(Duration::ZERO), None, "two, and at home");
+        for link in links {
+            roster.ended(link, Outcome::Failed, Duration::ZERO, 1.0);
+        }
+        for name in ["a1", "a2"] {
+            assert_eq!(roster.next(Duration::ZERO).as_deref(), Some("lb-a:1"));
+            let link = roster.dialing("lb-a:1", Duration::ZERO);
+            assert!(roster.welcomed(link, name));
+        }
+        let later = Duration::from_secs(1);
+        assert_eq!(roster.next(later).as_deref(), Some("lb-b:1"), "home again");
+        let link = roster.dialing("lb-b:1", later);
+        assert!(roster.welcomed(link, "b2"));
+        assert_eq!(roster.next(later), None);
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub(super) struct Slots {
 struct Slot {
     fence: Fence,
     carries: Option<RequestId>,
+    /// How many of its tunnels were offered to a node, and not surely refused: somebody may know of the
+    /// session.
+    offered: u32,
 }
 
 impl Slots {
@@ -86,8 +89,12 @@ impl Slots {
         }
         self.raise(fence.generation);
         let Some(present) = self.slots.get_mut(&slot) else {
-            let carries = Some(id);
-            self.slots.insert(slot, Slot { fence, carries });
+            let fresh = Slot {
+                fence,
+                carries: Some(id),
+                offered: 0,
+            };
+            self.slots.insert(slot, fresh);
             return Answer::Dial { evicted: None };
         };
         if fence < present.fence {
@@ -98,6 +105,9 @@ impl Slots {
             return Answer::Refuse(Refusal::Conflict);
         }
         present.fence = fence;
+        if present.carries != Some(id) {
+            present.offered = 0;
+        }
         present.carries = Some(id);
         if let Some(evicted) = evicted {
             self.remember(evicted);
@@ -117,6 +127,42 @@ impl Slots {
         }
         self.remember(id);
         carried
+    }
+
+    /// A tunnel of a session is about to be offered to a node; false when it is not carried any more.
+    pub(super) fn offer(&mut self, id: RequestId, slot: u32) -> bool {
+        let carried = self.carrying(id, slot);
+        carried.map(|slot| slot.offered += 1).is_some()
+    }
+
+    /// That offer was refused: no tunnel came of it.
+    pub(super) fn retract(&mut self, id: RequestId, slot: u32) {
+        if let Some(slot) = self.carrying(id, slot) {
+            slot.offered = slot.offered.saturating_sub(1);
+        }
+    }
+
+    /// A session's entry node is gone: ends it, unless a tunnel of it may have come up (hazard H-15).
+    /// True when it is ended here now.
+    pub(super) fn forget(&mut self, id: RequestId, slot: u32) -> bool {
+        let carried = self.carrying(id, slot);
+        let unknown = match carried {
+            Some(slot) if slot.offered > 0 => false,
+            Some(slot) => {
+                slot.carries = None;
+                true
+            }
+            None => true,
+        };
+        if unknown {
+            self.remember(id);
+        }
+        unknown
+    }
+
+    fn carrying(&mut self, id: RequestId, slot: u32) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(&slot);
+        slot.filter(|slot| slot.carries == Some(id))
     }
 
     /// What the slots carry, in slot order.
@@ -204,6 +250,36 @@ mod tests {
         assert_eq!(slots.len(), 1);
         let other = slots.open(id(2), 0, fence(1, 10));
         assert_eq!(other, Answer::Refuse(Refusal::Conflict));
+    }
+
+    #[test]
+    fn h_15_a_session_is_forgotten_for_good_unless_a_tunnel_of_it_was_offered() {
+        let mut slots = Slots::default();
+        // Never heard of, and asked for but not offered, or not taken.
+        assert!(slots.forget(id(1), 0));
+        assert_eq!(slots.open(id(2), 0, fence(1, 10)), FREE);
+        assert!(slots.offer(id(2), 0));
+        slots.retract(id(2), 0);
+        assert!(slots.forget(id(2), 0));
+        for forgotten in [id(1), id(2)] {
+            assert!(!slots.offer(forgotten, 0));
+            let late = slots.open(forgotten, 1, fence(1, 11));
+            assert_eq!(late, Answer::Refuse(Refusal::Ended));
+        }
+        // Offered, and opened once more.
+        assert_eq!(slots.open(id(3), 0, fence(1, 20)), FREE);
+        assert!(slots.offer(id(3), 0));
+        assert_eq!(slots.open(id(3), 0, fence(1, 20)), FREE);
+        assert!(slots.offer(id(3), 0));
+        slots.retract(id(3), 0);
+        assert!(!slots.forget(id(3), 0));
+        // What was offered of the slot's last session says nothing of the next one.
+        let evicts = Answer::Dial {
+            evicted: Some(id(3)),
+        };
+        assert_eq!(slots.open(id(4), 0, fence(1, 30)), evicts);
+        assert!(slots.forget(id(4), 0));
+        assert_eq!(slots.len(), 0);
     }
 
     proptest! {

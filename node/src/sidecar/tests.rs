@@ -18,14 +18,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// A worker: answers health checks, echoes everything else, and notes what is POSTed to it.
-struct Worker {
+pub(super) struct Worker {
     address: String,
     stop: CancellationToken,
     accepting: JoinHandle<()>,
 }
 
 impl Worker {
-    async fn start(address: &str) -> Self {
+    pub(super) async fn start(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
@@ -54,7 +54,7 @@ impl Worker {
     }
 
     /// Dies without a word, as if killed.
-    async fn kill(self) -> String {
+    pub(super) async fn kill(self) -> String {
         self.stop.cancel();
         self.accepting.await.unwrap();
         self.address
@@ -116,7 +116,7 @@ async fn ended_sessions() -> (String, Arc<Mutex<Vec<String>>>) {
     (url, bodies)
 }
 
-fn settings(worker: &Worker, nodes: &[&Node]) -> Settings {
+pub(super) fn settings(worker: &Worker, nodes: &[&Node]) -> Settings {
     Settings {
         trust: None,
         worker: worker.address.clone(),
@@ -124,6 +124,7 @@ fn settings(worker: &Worker, nodes: &[&Node]) -> Settings {
         region: REGION.to_owned(),
         version: None,
         slots: 0,
+        spares: 0,
         name: "echo".to_owned(),
         check: Check::Grpc,
         on_end: None,
@@ -131,15 +132,17 @@ fn settings(worker: &Worker, nodes: &[&Node]) -> Settings {
         drain_timeout: Duration::from_secs(60),
         worker_wait: None,
         key: Secret(KEY.to_owned()),
+        command: Vec::new(),
+        recycle: false,
     }
 }
 
-struct Sidecar {
+pub(super) struct Sidecar {
     drain: Drain,
     process: JoinHandle<Result<(), Stop>>,
 }
 
-fn start(settings: Settings) -> Sidecar {
+pub(super) fn start(settings: Settings) -> Sidecar {
     let drain = Drain::default();
     let process = serve(settings, drain.listener());
     Sidecar {
@@ -156,17 +159,17 @@ fn attached(group: &Group) -> Option<(WorkerId, usize)> {
     Some((worker.id, directory.attached(worker).count()))
 }
 
-async fn attached_at(group: &Group, nodes: usize) -> WorkerId {
+pub(super) async fn attached_at(group: &Group, nodes: usize) -> WorkerId {
     until("the sidecar is attached", || {
         attached(group).and_then(|(id, count)| (count == nodes).then_some(id))
     })
     .await
 }
 
-const WITHIN: Duration = Duration::from_secs(10);
+pub(super) const WITHIN: Duration = Duration::from_secs(10);
 
 /// One call through a tunnel.
-async fn call(tunnel: &Tunnel, text: &str) -> Result<String, h2::Error> {
+pub(super) async fn call(tunnel: &Tunnel, text: &str) -> Result<String, h2::Error> {
     let request = http::Request::post("http://worker/echo").body(()).unwrap();
     let (answer, mut send) = tunnel
         .h2()
@@ -515,7 +518,7 @@ async fn k_att_2_a_message_that_comes_through_two_nodes_is_one_dial() {
             ticket: ticket.to_owned(),
             urls: vec![entry.local_addr().unwrap().to_string()],
             worker_id: id.to_bytes().to_vec().into(),
-            probe: false,
+            ..OpenTunnel::default()
         })),
     };
     let pass = async |node: &Node, ticket: &str| {

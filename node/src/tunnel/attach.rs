@@ -7,15 +7,14 @@
 use super::control::Control;
 use super::directories::{Grant, KeyRefused, Unanswered, is_bound};
 use super::sidecars::{QUEUE, Sender};
-use super::{Tunnels, close};
+use super::{SPARES_MAX, Tunnels, close};
 use crate::tasks;
 use pontoon_proto::connect;
 use pontoon_proto::id::{NodeBoot, RegionId, RequestId, VersionId, WorkerId};
 use pontoon_proto::worker::refused::Reason;
 use pontoon_proto::worker::worker_server::Worker;
 use pontoon_proto::worker::{
-    Hello, NodeMessage, Refused, SessionEnded, SidecarMessage, Welcome, node_message,
-    sidecar_message,
+    Hello, NodeMessage, Refused, SidecarMessage, Welcome, node_message, sidecar_message,
 };
 use pontoon_raft::directory::command::{AttachRefusal, Command, Reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +117,8 @@ pub(super) struct Introduced {
     pub(super) region: RegionId,
     pub(super) name: String,
     pub(super) slots: u32,
+    /// How many spare tunnels this node may have.
+    pub(super) spares: u32,
     pub(super) grant: Grant,
     /// What the sidecar holds: binding index by session.
     held: BTreeMap<RequestId, u64>,
@@ -199,16 +200,21 @@ async fn attach(
         })?;
     let let_go = let_go(tunnels, &worker).await?;
     let welcomed = !let_go.is_empty();
+    let mut said = Vec::new();
     if welcomed {
-        welcome(tunnels, &worker, &let_go, sender);
-        timeout(HELLO_WITHIN, confirmations(inbound, let_go))
+        welcome(tunnels, &worker, number, &let_go);
+        said = timeout(HELLO_WITHIN, confirmations(inbound, let_go))
             .await
             .map_err(|_| unavailable("sessions were not let go of in time"))??;
     }
     let mut control = Control::new(tunnels.clone(), worker, number, sender.clone(), place);
     control.attach().await?;
+    for message in said {
+        // What ends a stream ends this one too, as soon as it is read on.
+        let _cause = control.hear(message);
+    }
     if !welcomed {
-        welcome(tunnels, control.worker(), &BTreeSet::new(), sender);
+        welcome(tunnels, control.worker(), number, &BTreeSet::new());
     }
     Ok(control)
 }
@@ -267,6 +273,7 @@ async fn introduce(tunnels: &Tunnels, hello: Hello, grant: Grant) -> Result<Intr
         region,
         name,
         slots: wanted.clamp(1, SLOTS_MAX),
+        spares: hello.spares.min(SPARES_MAX),
         grant,
         held,
     })
@@ -289,7 +296,7 @@ async fn let_go(tunnels: &Tunnels, worker: &Introduced) -> Result<BTreeSet<Reque
     Ok(worker.held.iter().filter_map(stray).collect())
 }
 
-fn welcome(tunnels: &Tunnels, worker: &Introduced, let_go: &BTreeSet<RequestId>, sender: &Sender) {
+fn welcome(tunnels: &Tunnels, worker: &Introduced, number: u64, let_go: &BTreeSet<RequestId>) {
     let shared = &tunnels.0;
     let at = shared.at();
     let welcome = Welcome {
@@ -309,25 +316,31 @@ fn welcome(tunnels: &Tunnels, worker: &Introduced, let_go: &BTreeSet<RequestId>,
             .collect(),
         generation: shared.directories.generation(worker.region),
     };
-    say(sender, node_message::Message::Welcome(welcome));
+    let message = NodeMessage {
+        message: Some(node_message::Message::Welcome(welcome)),
+    };
+    tunnels.sidecars().welcome(worker.worker, number, message);
 }
 
-/// Waits until each of these is confirmed.
+/// Waits until each of these is confirmed; gives what else was said meanwhile.
 async fn confirmations(
     inbound: &mut Streaming<SidecarMessage>,
     mut missing: BTreeSet<RequestId>,
-) -> Result<(), No> {
+) -> Result<Vec<SidecarMessage>, No> {
+    let mut others = Vec::new();
     while !missing.is_empty() {
-        let message = match inbound.message().await {
-            Ok(Some(message)) => message.message,
-            _ => return Err(unavailable("the stream broke")),
+        let Ok(Some(message)) = inbound.message().await else {
+            return Err(unavailable("the stream broke"));
         };
-        if let Some(sidecar_message::Message::SessionEnded(SessionEnded { request_id, .. })) =
-            message
-            && let Some(id) = RequestId::from_slice(&request_id)
-        {
-            missing.remove(&id);
+        match &message.message {
+            Some(sidecar_message::Message::SessionEnded(ended)) => {
+                if let Some(id) = RequestId::from_slice(&ended.request_id) {
+                    missing.remove(&id);
+                }
+            }
+            _ if others.len() < QUEUE => others.push(message),
+            _ => {}
         }
     }
-    Ok(())
+    Ok(others)
 }

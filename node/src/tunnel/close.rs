@@ -63,6 +63,40 @@ pub fn labels() -> [&'static str; 9] {
     CloseReason::ALL.map(CloseReason::label)
 }
 
+/// Why the control stream of a sidecar closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// This node stops.
+    NodeStopping,
+    /// The sidecar closed it in good order.
+    SidecarClosed,
+    /// A ping got no answer in time.
+    Silent,
+    /// The byte stream broke.
+    Broken,
+    /// The sidecar broke the protocol.
+    SecondHello,
+    /// The sidecar said that its worker is dead.
+    WorkerDead,
+    /// This node refused to go on, and said why.
+    Refused,
+}
+
+impl StreamEnd {
+    /// The label in logs and in the admin API.
+    pub fn label(self) -> &'static str {
+        match self {
+            StreamEnd::NodeStopping => "node_stopping",
+            StreamEnd::SidecarClosed => "sidecar_closed",
+            StreamEnd::Silent => "silent",
+            StreamEnd::Broken => "broken",
+            StreamEnd::SecondHello => "second_hello",
+            StreamEnd::WorkerDead => "worker_dead",
+            StreamEnd::Refused => "refused",
+        }
+    }
+}
+
 /// The labels of HTTP/2 error codes: RFC 9113's, 0x0 to 0xd, and [`NO_CODE`] for all else.
 pub const CODES: [&str; 15] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", NO_CODE,

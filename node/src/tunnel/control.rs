@@ -5,9 +5,10 @@
 //! against another's newer one for longer than a look.
 
 use super::attach::{ASK_WITHIN, Introduced, No, PING_EVERY, SILENCE_MAX, say, verdict};
-use super::close::printable;
+use super::close::{StreamEnd, printable};
 use super::directories::is_bound;
 use super::sidecars::{Place, Sender, Word};
+use super::spare::Shelf;
 use super::{Tunnels, open, watch};
 use crate::{clock, tasks};
 use futures::future::BoxFuture;
@@ -17,7 +18,7 @@ use pontoon_proto::worker::sidecar_message::Message;
 use pontoon_proto::worker::{
     EndSession, HeldSession, NodeList, Ping, SidecarMessage, node_message,
 };
-use pontoon_raft::directory::command::{Command, DrainReason};
+use pontoon_raft::directory::command::{Command, DrainReason, EndReason};
 use pontoon_raft::directory::worker::Attachment;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +36,10 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// When an attach that got no answer is proposed again.
 const CHECK_SOON: Duration = Duration::from_millis(500);
 
+/// How long a worker whose last open got no tunnel is left to the opens before it is probed. A probe
+/// shows the way to this node only: at once, it would hide that another one can't be reached.
+const PROBE_REST: Duration = Duration::from_secs(30);
+
 /// A control stream after its hello.
 pub(super) struct Control {
     tunnels: Tunnels,
@@ -42,12 +47,15 @@ pub(super) struct Control {
     number: u64,
     sender: Sender,
     _place: Place,
+    spares: Shelf,
     /// The boot under which the attach was last proposed.
     attached: Option<NodeBoot>,
     /// What the sidecar wants of its worker's drain reasons.
     drains: BTreeMap<DrainReason, bool>,
     nodes: Vec<pontoon_proto::worker::NodeAddress>,
-    /// A probe of a worker that was set aside.
+    /// Since when its last open has had no tunnel, as far as this stream has seen; or its last probe.
+    failing: Option<Instant>,
+    /// A probe of such a worker.
     probe: Option<JoinHandle<()>>,
 }
 
@@ -73,7 +81,9 @@ impl Control {
         place: Place,
     ) -> Self {
         let nodes = tunnels.0.directories.nodes();
+        let spares = tunnels.0.spares.shelf(worker.worker, number);
         Self {
+            spares,
             tunnels,
             worker,
             number,
@@ -82,6 +92,7 @@ impl Control {
             attached: None,
             drains: BTreeMap::new(),
             nodes,
+            failing: None,
             probe: None,
         }
     }
@@ -109,15 +120,20 @@ impl Control {
     pub(super) async fn run(mut self, mut inbound: Streaming<SidecarMessage>) -> Option<No> {
         let (worker, stream) = (self.worker.worker, self.number);
         tracing::info!(%worker, stream, name = self.worker.name, "a sidecar has attached");
-        let (cause, refused) = match self.turn(&mut inbound).await {
-            Ok(cause) => (cause, None),
-            Err(no) => ("refused", Some(no)),
+        let began = clock::now();
+        let (end, refused) = match self.turn(&mut inbound).await {
+            Ok(end) => (end, None),
+            Err(no) => (StreamEnd::Refused, Some(no)),
         };
-        tracing::info!(%worker, stream, cause, "a sidecar's control stream has ended");
+        let reason = end.label();
+        tracing::info!(%worker, stream, reason, "a sidecar's control stream has ended");
+        let text = refused.as_ref().map_or("", |(_, text)| text).to_owned();
+        let past = &self.tunnels.0.past;
+        past.sidecar(worker, reason, text, began.elapsed());
         refused
     }
 
-    async fn turn(&mut self, inbound: &mut Streaming<SidecarMessage>) -> Result<&'static str, No> {
+    async fn turn(&mut self, inbound: &mut Streaming<SidecarMessage>) -> Result<StreamEnd, No> {
         let mut boots = self.tunnels.0.directories.boots();
         let stop = self.tunnels.stop().clone();
         let start = clock::now();
@@ -129,18 +145,18 @@ impl Control {
         let mut attaching: Option<BoxFuture<'static, Result<(), No>>> = None;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok("the node stops"),
-                () = self.sender.closed() => return Ok("the sidecar closed it"),
-                () = sleep_until(heard + PING_EVERY + SILENCE_MAX) => return Ok("silence"),
+                () = stop.cancelled() => return Ok(StreamEnd::NodeStopping),
+                () = self.sender.closed() => return Ok(StreamEnd::SidecarClosed),
+                () = sleep_until(heard + PING_EVERY + SILENCE_MAX) => return Ok(StreamEnd::Silent),
                 message = inbound.message() => match message {
                     Ok(Some(message)) => {
                         heard = clock::now();
-                        if let Some(cause) = self.hear(message) {
-                            return Ok(cause);
+                        if let Some(end) = self.hear(message) {
+                            return Ok(end);
                         }
                     }
-                    Ok(None) => return Ok("the sidecar closed it"),
-                    Err(_) => return Ok("the stream broke"),
+                    Ok(None) => return Ok(StreamEnd::SidecarClosed),
+                    Err(_) => return Ok(StreamEnd::Broken),
                 },
                 Ok(()) = boots.changed() => {
                     self.tunnels.desk().rise(*boots.borrow_and_update());
@@ -158,7 +174,11 @@ impl Control {
                     nonce += 1;
                     say(&self.sender, node_message::Message::Ping(Ping { nonce }));
                 }
-                _ = look.tick() => self.compare(),
+                _ = look.tick() => {
+                    self.compare();
+                    self.stock();
+                }
+                () = self.spares.taken() => self.stock(),
                 _ = check.tick() => {
                     self.share_nodes();
                     if attaching.is_none() && !self.is_shown() {
@@ -169,14 +189,15 @@ impl Control {
         }
     }
 
-    /// Takes one message; gives a cause when it ends the stream.
-    fn hear(&mut self, message: SidecarMessage) -> Option<&'static str> {
+    /// Takes one message; says so when it ends the stream.
+    pub(super) fn hear(&mut self, message: SidecarMessage) -> Option<StreamEnd> {
         match message.message? {
-            Message::Hello(_) => return Some("a second hello"),
+            Message::Hello(_) => return Some(StreamEnd::SecondHello),
             Message::Pong(_) => {}
             Message::SessionEnded(ended) => {
                 if let Some(id) = RequestId::from_slice(&ended.request_id) {
                     self.said(&Word::Ended(id));
+                    self.forgotten(id, ended.binding_index);
                 }
             }
             Message::DialFailed(failed) => {
@@ -198,19 +219,36 @@ impl Control {
                 tracing::info!(%worker, cause, "a sidecar says that its worker is dead");
                 let command = Command::WorkerDead { worker };
                 watch::insist(&self.tunnels, self.worker.region, command);
-                return Some("the worker is dead");
+                return Some(StreamEnd::WorkerDead);
             }
             Message::Holding(holding) => self.hold(holding.held),
         }
         None
     }
 
+    /// The sidecar refuses a session for good, which the replica still binds to it and whose nodes are all
+    /// gone: nobody knows of that session (hazard H-15).
+    fn forgotten(&self, id: RequestId, index: u64) {
+        let (worker, region) = (self.worker.worker, self.worker.region);
+        let Some(replica) = self.tunnels.0.directories.replica(region) else {
+            return;
+        };
+        let session = replica.session(id);
+        let deserted = session.is_some_and(|session| replica.deserted(session).is_some());
+        if deserted && is_bound(&replica, id, worker, index) {
+            tracing::info!(session = %id, %worker, "a session is over that its node had told nobody of");
+            let reason = EndReason::NodeLost;
+            watch::insist(&self.tunnels, region, Command::End { id, reason });
+        }
+    }
+
     fn said(&self, word: &Word) {
         self.tunnels.sidecars().said(self.worker.worker, word);
     }
 
-    /// Proposes the drain reasons in which the replica and the sidecar differ, and probes a worker
-    /// that was set aside because no tunnel to it came up (hazard H-27).
+    /// Proposes the drain reasons in which the replica and the sidecar differ, and probes a worker to
+    /// which no tunnel came up (hazard H-27): one that was set aside gets no open that would show it
+    /// well again, and one that comes last seldom does.
     fn compare(&mut self) {
         let (worker, region) = (self.worker.worker, self.worker.region);
         let replica = self.tunnels.0.directories.replica(region);
@@ -223,8 +261,15 @@ impl Control {
                 watch::suggest(&self.tunnels, region, command);
             }
         }
+        if known.failed_links == 0 {
+            self.failing = None;
+            return;
+        }
+        let aside = known.draining.contains(&DrainReason::NoLink);
+        let since = *self.failing.get_or_insert_with(clock::now);
         let idle = self.probe.as_ref().is_none_or(JoinHandle::is_finished);
-        if idle && known.draining.contains(&DrainReason::NoLink) {
+        if idle && (aside || since.elapsed() >= PROBE_REST) {
+            self.failing = Some(clock::now());
             let tunnels = self.tunnels.clone();
             let probe = async move {
                 if open::probe(&tunnels.0, worker).await {
@@ -232,6 +277,17 @@ impl Control {
                 }
             };
             self.probe = Some(tasks::spawn(tasks::Kind::Worker, "link-probe", probe));
+        }
+    }
+
+    /// Keeps as many spare tunnels as the sidecar offers.
+    fn stock(&self) {
+        let shared = &self.tunnels.0;
+        for place in self.spares.missing(shared, self.worker.spares) {
+            let (shared, worker) = (Arc::clone(shared), self.worker.worker);
+            tasks::spawn(tasks::Kind::Worker, "spare-dial", async move {
+                place.fill(open::spare(&shared, worker).await);
+            });
         }
     }
 

@@ -9,9 +9,10 @@
 use super::close::{Close, CloseReason, Closing};
 use super::desk::Incoming;
 use super::metered::{Meter, Metered};
+use super::past::Past;
 use super::pool::{Dialing, Pool};
 use super::pulse::{Pulse, Verdict};
-use super::wire::{Carries, Slot, Speaks};
+use super::wire::{Carried, Carries, Slot, Speaks};
 use super::{Shared, Spoken, Tunnel};
 use crate::call::h2_settings::{CONNECTION_WINDOW, HEADER_LIST_MAX, STREAM_WINDOW};
 use crate::gather::Gather;
@@ -49,6 +50,7 @@ pub(super) struct Life {
     /// Nobody uses it at present.
     parked: AtomicBool,
     meter: Arc<Meter>,
+    pub(super) carried: Arc<Carried>,
 }
 
 impl Life {
@@ -106,6 +108,9 @@ pub(super) async fn start(
         retired: AtomicBool::new(false),
         parked: AtomicBool::new(false),
         meter: Arc::default(),
+        carried: Arc::new(Carried::by(
+            shared.numbers.fetch_add(1, Ordering::Relaxed) + 1,
+        )),
     });
     let io = Metered::new(incoming.stream, Arc::clone(&life.meter));
     let http2 = match carries {
@@ -134,6 +139,7 @@ pub(super) async fn start(
     let tunnel = Tunnel::new(spoken, speaks, Arc::clone(&life));
     let run = Run {
         pool: shared.pool.clone(),
+        past: Arc::clone(&shared.past),
         life,
         users: Arc::downgrade(&tunnel.inner),
         started: clock::now(),
@@ -181,6 +187,7 @@ fn settings() -> h2::client::Builder {
 /// What a running tunnel's task holds. It counts as active as long as this lives.
 struct Run {
     pool: Pool,
+    past: Arc<Past>,
     life: Arc<Life>,
     users: std::sync::Weak<super::Inner>,
     started: Instant,
@@ -281,7 +288,12 @@ impl Run {
     fn over(self) {
         self.life.closed.store(true, Ordering::Release);
         self.pool.gone(&self.life);
-        report(&self.life, self.started.elapsed(), &self.metrics);
+        report(
+            &self.life,
+            self.started.elapsed(),
+            &self.metrics,
+            &self.past,
+        );
     }
 }
 
@@ -305,7 +317,7 @@ fn record(life: &Life, result: Result<(), h2::Error>, released: bool) {
 }
 
 /// One wide event per tunnel.
-fn report(life: &Life, lasted: Duration, metrics: &Metrics) {
+fn report(life: &Life, lasted: Duration, metrics: &Metrics, past: &Past) {
     let fallback = Close {
         reason: CloseReason::Broken,
         code: None,
@@ -316,6 +328,7 @@ fn report(life: &Life, lasted: Duration, metrics: &Metrics) {
     metrics.worker_connection_close_code.add(close.code_label());
     metrics.worker_connection_duration.observe(lasted);
     let target = &life.target;
+    past.tunnel(target, close, lasted);
     tracing::info!(
         session = %target.id,
         worker = %target.binding.worker,
@@ -324,6 +337,9 @@ fn report(life: &Life, lasted: Duration, metrics: &Metrics) {
         reason = close.reason.label(),
         code = close.code,
         text = close.text,
+        tunnel = life.carried.number,
+        calls = life.carried.calls(),
+        trace = life.carried.trace().map(tracing::field::display),
         received = life.meter.received(),
         sent = life.meter.sent(),
         seconds = lasted.as_secs_f64(),

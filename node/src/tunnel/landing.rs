@@ -130,6 +130,7 @@ pub(super) async fn ask(
                     refuse(error.label(), Refusal::InvalidAuth)
                 }
                 NotRelayed::Unreachable(_) => refuse(error.label(), Refusal::EntryUnreachable),
+                NotRelayed::Silent(_) => refuse(error.label(), Refusal::EntrySilent),
             }
         }
     }
@@ -185,6 +186,12 @@ impl Agreed {
 }
 
 impl Tunnels {
+    /// This node is about to end: what would be relayed from here on would be cut at once. Sidecars are
+    /// answered 503, and dial on elsewhere.
+    pub fn relay_no_more(&self) {
+        self.0.landing.room.close();
+    }
+
     /// Judges a CONNECT that landed on another node, and hands its stream to whoever waits for it;
     /// gives what is said back. It is never relayed further.
     pub fn relayed(&self, open: &RelayOpen, frames: Frames) -> Frames {

@@ -5,7 +5,8 @@
 //! sidecar for a new one ([`open`]): a ticket is minted at the [`desk`], `OpenTunnel` is passed to a
 //! node where the sidecar is attached ([`attach`], [`sidecars`]), the sidecar's CONNECT arrives at
 //! [`accept`], and the stream is handed to whoever waits for it. [`driver`] then runs it until it
-//! ends for one of the reasons in [`close`]. [`watch`] acts on what the directories say.
+//! ends for one of the reasons in [`close`]. [`watch`] acts on what the directories say. Where a sidecar
+//! offers it, the stream was dialed ahead: [`spare`].
 //!
 //! A CONNECT may land on another node than the one that issued its ticket: [`landing`].
 
@@ -19,9 +20,11 @@ mod driver;
 mod landing;
 mod metered;
 mod open;
+mod past;
 mod pool;
 mod pulse;
 mod sidecars;
+mod spare;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
@@ -30,8 +33,9 @@ mod wire;
 pub(crate) use accept::serve;
 pub use directories::{Directories, Grant, KeyRefused, Unanswered};
 pub use sidecars::{PassOutcome, Sidecars};
+pub(crate) use spare::{RESULTS as SPARE_RESULTS, SPARES_MAX};
 pub use watch::end_session;
-pub use wire::{Carries, Lent, Speaks, Wire};
+pub use wire::{Carried, Carries, Lent, Speaks, Wire};
 
 use crate::ops::metrics::Metrics;
 use crate::relay::Relayer;
@@ -42,7 +46,7 @@ use close::CloseReason;
 use driver::Life;
 use futures::future::BoxFuture;
 use pontoon_proto::id::{NodeBoot, NodeId, RequestId};
-use pontoon_proto::peer::{PassReply, PassRequest};
+use pontoon_proto::peer::{ClosesReply, ClosesRequest, PassReply, PassRequest};
 use pontoon_proto::worker::{NodeDraining, NodeMessage, NodeStaying, node_message};
 use pontoon_raft::directory::command::EndReason;
 use pontoon_raft::group::network::Unreachable;
@@ -109,7 +113,10 @@ impl Tunnel {
     /// Ready for a request; `None` when it is HTTP/1.1 and in use, or is about to end.
     pub async fn wire(&self) -> Option<Wire> {
         match &self.inner.wire {
-            Spoken::H2(_) => self.h2().map(Wire::H2),
+            Spoken::H2(_) => {
+                let carried = Arc::clone(&self.inner.life.carried);
+                self.h2().map(|sender| Wire::H2(sender, carried))
+            }
             Spoken::H1(slot) => Lent::borrow(self, slot).await.map(Wire::H1),
         }
     }
@@ -221,6 +228,10 @@ struct Shared {
     sidecars: Sidecars,
     desk: desk::Desk,
     pool: pool::Pool,
+    spares: spare::Spares,
+    past: Arc<past::Past>,
+    /// Numbers the tunnels of this node's life.
+    numbers: AtomicU64,
     /// Numbers the control streams of this node's life.
     streams: AtomicU64,
 }
@@ -249,6 +260,9 @@ impl Tunnels {
             sidecars: Sidecars::default(),
             desk: desk::Desk::new(at, parts.metrics),
             pool: pool::Pool::default(),
+            spares: spare::Spares::default(),
+            past: Arc::default(),
+            numbers: AtomicU64::new(0),
             streams: AtomicU64::new(0),
         }));
         let watch = watch::run(tunnels.clone());
@@ -256,7 +270,7 @@ impl Tunnels {
         tunnels
     }
 
-    /// The session's parked tunnel if one lives that suits, else a new one, within a bound.
+    /// The session's parked tunnel if one lives that suits, else a spare or a new one, within a bound.
     pub async fn obtain(
         &self,
         target: &Target,
@@ -264,6 +278,9 @@ impl Tunnels {
         within: Duration,
     ) -> Result<Tunnel, LinkError> {
         if let Some(tunnel) = self.0.pool.take(target, carries) {
+            return Ok(tunnel);
+        }
+        if let Some(tunnel) = spare::adopt(&self.0, target, carries, within).await {
             return Ok(tunnel);
         }
         open::dial(&self.0, target, carries, within).await
@@ -307,6 +324,11 @@ impl Tunnels {
     /// The sidecars that are attached to this node.
     pub fn sidecars(&self) -> &Sidecars {
         &self.0.sidecars
+    }
+
+    /// How tunnels and control streams ended here lately (contract K-CLS-1).
+    pub fn closes(&self, request: &ClosesRequest) -> ClosesReply {
+        self.0.past.asked(request)
     }
 
     fn desk(&self) -> &desk::Desk {

@@ -1,8 +1,9 @@
 //! A new tunnel: a ticket, an `OpenTunnel` passed to where the sidecar is attached, and the wait for
 //! its CONNECT.
 
-use super::desk::Waiting;
+use super::desk::{Incoming, Waiting};
 use super::sidecars::PassOutcome;
+use super::spare::Spare;
 use super::wire::Carries;
 use super::{LinkError, Shared, Tunnel, driver};
 use crate::session::Target;
@@ -69,15 +70,22 @@ pub(super) async fn dial(
 fn open_tunnel(shared: &Shared, target: &Target, waiting: &Waiting) -> NodeMessage {
     NodeMessage {
         message: Some(node_message::Message::OpenTunnel(OpenTunnel {
-            request_id: target.id.to_bytes().to_vec().into(),
-            generation: target.generation,
-            binding_index: target.binding.index,
-            slot: target.binding.slot,
-            ticket: waiting.ticket.encode(),
             urls: ways_here(shared, attached_at(shared, target)),
-            worker_id: target.binding.worker.to_bytes().to_vec().into(),
-            probe: false,
+            ..order(target, waiting.ticket.encode())
         })),
+    }
+}
+
+/// What a sidecar is told of a session's tunnel, wherever it is to be dialed.
+pub(super) fn order(target: &Target, ticket: String) -> OpenTunnel {
+    OpenTunnel {
+        request_id: target.id.to_bytes().to_vec().into(),
+        generation: target.generation,
+        binding_index: target.binding.index,
+        slot: target.binding.slot,
+        ticket,
+        worker_id: target.binding.worker.to_bytes().to_vec().into(),
+        ..OpenTunnel::default()
     }
 }
 
@@ -246,28 +254,50 @@ pub(super) async fn let_go(
     asked == Some(PassOutcome::Passed)
 }
 
-/// How long a probe may take.
-const PROBE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a tunnel may take that no session waits for.
+const AHEAD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether a sidecar that is attached here can dial this node and its worker: the tunnel that shows
 /// it belongs to no session, and closes at once.
 pub(super) async fn probe(shared: &Shared, worker: WorkerId) -> bool {
+    let probe = OpenTunnel {
+        probe: true,
+        urls: vec![shared.advertised.clone()],
+        ..OpenTunnel::default()
+    };
+    ahead(shared, worker, probe).await.is_some()
+}
+
+/// A tunnel of a sidecar that is attached here, for no session so far.
+pub(super) async fn spare(shared: &Shared, worker: WorkerId) -> Option<Spare> {
+    let spare = OpenTunnel {
+        spare: true,
+        urls: ways_here(shared, None),
+        ..OpenTunnel::default()
+    };
+    let (ticket, incoming) = ahead(shared, worker, spare).await?;
+    Some(Spare {
+        ticket,
+        incoming,
+        idle: shared.metrics.spares_idle.enter(),
+    })
+}
+
+/// Asks for a tunnel without a session; gives its ticket, too.
+async fn ahead(shared: &Shared, worker: WorkerId, order: OpenTunnel) -> Option<(String, Incoming)> {
     // A version 4 UUID: never one of a session.
     let id = RequestId::from_random(random::bytes());
-    let Some(mut waiting) = shared.desk.register(id, worker) else {
-        return false;
-    };
+    let mut waiting = shared.desk.register(id, worker)?;
+    let ticket = waiting.ticket.encode();
     let message = NodeMessage {
         message: Some(node_message::Message::OpenTunnel(OpenTunnel {
             request_id: id.to_bytes().to_vec().into(),
-            ticket: waiting.ticket.encode(),
-            urls: vec![shared.advertised.clone()],
+            ticket: ticket.clone(),
             worker_id: worker.to_bytes().to_vec().into(),
-            probe: true,
-            ..OpenTunnel::default()
+            ..order
         })),
     };
     shared.sidecars.pass(worker, message, None).await;
-    let up = timeout(PROBE_WITHIN, &mut waiting.stream).await;
-    matches!(up, Ok(Ok(_)))
+    let up = timeout(AHEAD_WITHIN, &mut waiting.stream).await;
+    Some((ticket, up.ok()?.ok()?))
 }

@@ -72,7 +72,25 @@ pub struct Sidecars(Arc<Mutex<BTreeMap<WorkerId, Stream>>>);
 struct Stream {
     number: u64,
     sender: Sender,
+    /// What came before the welcome, which is to be the first that a sidecar hears: an attach takes a
+    /// round trip or two, and those who want tunnels to the worker don't wait for it.
+    early: Option<Vec<NodeMessage>>,
     waiting: BTreeMap<Word, Vec<oneshot::Sender<()>>>,
+}
+
+impl Stream {
+    /// Puts a message into the queue; `false` when that is full or closed.
+    fn put(&mut self, message: NodeMessage) -> bool {
+        match &mut self.early {
+            None => self.sender.try_send(Ok(message)).is_ok(),
+            // One place is the welcome's.
+            Some(early) if early.len() + 1 < QUEUE && !self.sender.is_closed() => {
+                early.push(message);
+                true
+            }
+            Some(_) => false,
+        }
+    }
 }
 
 /// A wait for a sidecar's word; dropped, it leaves nothing behind.
@@ -162,7 +180,7 @@ impl Sidecars {
     ) -> Option<Option<Wait>> {
         let mut streams = self.lock();
         let stream = streams.get_mut(&worker)?;
-        stream.sender.try_send(Ok(message)).ok()?;
+        stream.put(message).then_some(())?;
         Some(wanted.map(|word| {
             let (sender, told) = oneshot::channel();
             let waiting = stream.waiting.entry(word.clone()).or_default();
@@ -181,10 +199,19 @@ impl Sidecars {
         self.lock().contains_key(&worker)
     }
 
+    /// Tells one sidecar something, if its queue has room.
+    pub(super) fn tell(&self, worker: WorkerId, message: Message) {
+        if let Some(stream) = self.lock().get_mut(&worker) {
+            let _or_full = stream.put(NodeMessage {
+                message: Some(message),
+            });
+        }
+    }
+
     /// Tells every sidecar something, as far as their queues have room.
     pub(super) fn tell_all(&self, message: &NodeMessage) {
-        for stream in self.lock().values() {
-            let _or_full = stream.sender.try_send(Ok(message.clone()));
+        for stream in self.lock().values_mut() {
+            let _or_full = stream.put(message.clone());
         }
     }
 
@@ -209,6 +236,7 @@ impl Sidecars {
         let stream = Stream {
             number,
             sender,
+            early: Some(Vec::new()),
             waiting: BTreeMap::new(),
         };
         streams.insert(worker, stream);
@@ -217,6 +245,19 @@ impl Sidecars {
             worker,
             number,
         })
+    }
+
+    /// Welcomes a sidecar, and then says what others had for it meanwhile.
+    pub(super) fn welcome(&self, worker: WorkerId, number: u64, welcome: NodeMessage) {
+        let mut streams = self.lock();
+        let stream = streams.get_mut(&worker);
+        let Some(stream) = stream.filter(|stream| stream.number == number) else {
+            return;
+        };
+        let early = stream.early.take().unwrap_or_default();
+        for message in std::iter::once(welcome).chain(early) {
+            let _or_gone = stream.put(message);
+        }
     }
 
     /// A sidecar said something that somebody may be waiting for.
@@ -232,5 +273,42 @@ impl Sidecars {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Stream>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pontoon_proto::worker::{OpenTunnel, Welcome};
+
+    fn message(message: Message) -> NodeMessage {
+        NodeMessage {
+            message: Some(message),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_welcome_is_the_first_that_a_sidecar_hears() {
+        let (sidecars, worker) = (Sidecars::default(), WorkerId::from_random([7; 16]));
+        let (sender, mut heard) = mpsc::channel(QUEUE);
+        let _place = sidecars.enter(worker, 1, sender).unwrap();
+        let open = || message(Message::OpenTunnel(OpenTunnel::default()));
+        assert_eq!(
+            sidecars.pass(worker, open(), None).await,
+            PassOutcome::Passed
+        );
+        assert!(heard.try_recv().is_err(), "the attach does not stand yet");
+        let welcome = || message(Message::Welcome(Welcome::default()));
+        // That of an earlier stream is too late.
+        sidecars.welcome(worker, 0, welcome());
+        assert!(heard.try_recv().is_err());
+        sidecars.welcome(worker, 1, welcome());
+        assert_eq!(heard.try_recv().unwrap().unwrap(), welcome());
+        assert_eq!(heard.try_recv().unwrap().unwrap(), open());
+        assert_eq!(
+            sidecars.pass(worker, open(), None).await,
+            PassOutcome::Passed
+        );
+        assert_eq!(heard.try_recv().unwrap().unwrap(), open());
     }
 }

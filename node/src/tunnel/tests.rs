@@ -207,6 +207,7 @@ pub(crate) struct Node {
     pub(crate) at: NodeBoot,
     pub(crate) address: String,
     pub(crate) tunnels: Tunnels,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
@@ -226,6 +227,7 @@ impl Node {
             node: u64::from(number),
         });
         let stop = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new(&close::labels(), &close::CODES));
         let seen = Seen {
             group: Arc::clone(group),
             boots: watch::Sender::new(at),
@@ -238,7 +240,7 @@ impl Node {
             advertised: address.clone(),
             cluster: [7; 16],
             name: format!("n{number}"),
-            metrics: Arc::new(Metrics::new(&close::labels(), &close::CODES)),
+            metrics: Arc::clone(&metrics),
             stop: stop.clone(),
         });
         group.nodes.lock().unwrap().insert(at.node, tunnels.clone());
@@ -252,8 +254,15 @@ impl Node {
             at,
             address,
             tunnels,
+            metrics,
             stop,
         }
+    }
+
+    /// Whether the metrics page has this line.
+    pub(crate) fn shows(&self, line: &str) -> bool {
+        let page = self.metrics.render(clock::now());
+        page.lines().any(|one| one == line)
     }
 
     pub(crate) fn stop(&self) {
@@ -470,6 +479,10 @@ async fn k_con_2_a_ticket_of_no_known_node_is_refused_and_one_of_a_silent_node_s
     let answer = exchange(&landed.address, unanswered.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert!(answer.ends_with("can't be reached from here"), "{answer}");
+    // A node that is about to end begins no further relay.
+    landed.tunnels.relay_no_more();
+    let answer = exchange(&landed.address, unanswered.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
 }
 
 #[tokio::test]
@@ -514,9 +527,11 @@ impl Attached {
     }
 
     fn at(&self, node: &Node) -> Stream {
-        let (sender, messages) = mpsc::channel(super::sidecars::QUEUE);
+        let (sender, mut messages) = mpsc::channel(super::sidecars::QUEUE);
         let sidecars = node.tunnels.sidecars();
         let place = sidecars.enter(self.worker, 1, sender).unwrap();
+        sidecars.welcome(self.worker, 1, NodeMessage::default());
+        messages.try_recv().unwrap().unwrap();
         let attached = self.group.apply(Command::AttachWorker {
             worker: self.worker,
             name: "fake".to_owned(),

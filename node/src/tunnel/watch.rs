@@ -8,8 +8,9 @@ use super::directories::Unanswered;
 use super::{Tunnels, attach, directories};
 use crate::{clock, random, tasks};
 use pontoon_proto::id::{RegionId, RequestId};
-use pontoon_proto::worker::{EndSession, NodeMessage, node_message};
+use pontoon_proto::worker::{EndSession, Forget, HeldSession, NodeMessage, node_message};
 use pontoon_raft::directory::command::{Binding, Command, Effect, EndReason};
+use pontoon_raft::machine::{Clock, Machine as _};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
@@ -25,6 +26,13 @@ const REGIONS_EVERY: Duration = Duration::from_secs(1);
 /// How long a proposal is repeated that must not get lost. After that the reconciliation, or the
 /// loss of the worker or node, brings the same about.
 const INSIST_FOR: Duration = Duration::from_secs(30);
+
+/// For how long after the loss of a node sidecars are asked about the sessions that it left: long enough
+/// for one that was paused to be asked again.
+const ASK_FOR: Duration = Duration::from_secs(25);
+
+/// How many of them one message holds, each of 40 bytes.
+const FORGET_MAX: usize = 4096;
 
 /// Watches every region, until the node stops.
 pub(super) async fn run(tunnels: Tunnels) {
@@ -61,6 +69,7 @@ async fn watch(tunnels: Tunnels, region: RegionId) {
         tokio::select! {
             () = tunnels.stop().cancelled() => return,
             effect = effects.recv() => match effect {
+                Ok(Effect::BootOver { .. }) => ask_after_deserted(&tunnels, region),
                 Ok(effect) => act(&tunnels, effect).await,
                 Err(RecvError::Lagged(_)) => reconcile(&tunnels, region).await,
                 Err(RecvError::Closed) => return,
@@ -106,6 +115,39 @@ pub fn end_session(id: RequestId, binding: &Binding, reason: EndReason) -> NodeM
 async fn reconcile(tunnels: &Tunnels, region: RegionId) {
     strays(tunnels, region).await;
     orphans(tunnels, region);
+    ask_after_deserted(tunnels, region);
+}
+
+/// Asks the sidecars here about sessions whose nodes are all gone. An entry node that died between
+/// its open and the first tunnel left a session that nobody knows and nobody will resume: its slot is
+/// not to wait out the window (hazard H-15). Only the sidecar can tell, and [`super::control`] hears it.
+fn ask_after_deserted(tunnels: &Tunnels, region: RegionId) {
+    let Some(replica) = tunnels.0.directories.replica(region) else {
+        return;
+    };
+    let lately = |since: Clock| replica.clock().since(since) <= ASK_FOR;
+    // As a rule no node was lost, and nothing is looked through.
+    if !replica.last_loss().is_some_and(lately) {
+        return;
+    }
+    let generation = tunnels.0.directories.generation(region);
+    for id in tunnels.sidecars().workers() {
+        let suspects = replica.sessions_of(id).filter_map(|session| {
+            let binding = session.binding()?;
+            lately(replica.deserted(session)?).then(|| HeldSession {
+                request_id: session.id.to_bytes().to_vec().into(),
+                generation,
+                binding_index: binding.index,
+                slot: binding.slot,
+            })
+        });
+        let suspects: Vec<HeldSession> = suspects.collect();
+        for sessions in suspects.chunks(FORGET_MAX) {
+            let sessions = sessions.to_vec();
+            let forget = node_message::Message::Forget(Forget { sessions });
+            tunnels.sidecars().tell(id, forget);
+        }
+    }
 }
 
 /// Closes the tunnels of sessions that are over. The replica only raises the suspicion, since it may

@@ -5,7 +5,9 @@ use super::Tunnel;
 use crate::pipe::Reader;
 use bytes::Bytes;
 use hyper::client::conn::http1;
-use std::sync::{Mutex, PoisonError};
+use pontoon_proto::trace::Trace;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -49,9 +51,51 @@ impl Speaks {
 /// Our side of a tunnel, ready for a request.
 pub enum Wire {
     /// HTTP/2: wait until it is ready, then send.
-    H2(h2::client::SendRequest<Bytes>),
+    H2(h2::client::SendRequest<Bytes>, Arc<Carried>),
     /// HTTP/1.1.
     H1(Lent),
+}
+
+impl Wire {
+    /// A call goes over it, as a part of this trace; the tunnel's number, for the call's line in the log.
+    pub fn carries(&self, trace: Option<Trace>) -> u64 {
+        let carried = match self {
+            Wire::H2(_, carried) => carried,
+            Wire::H1(lent) => &lent.home.life().carried,
+        };
+        carried.calls.fetch_add(1, Ordering::Relaxed);
+        if let Some(trace) = trace {
+            carried.trace.get_or_init(|| trace);
+        }
+        carried.number
+    }
+}
+
+/// What a tunnel's line in the log says of the calls that it carried.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// Counts the tunnels of this node's life; calls name theirs by it.
+    pub(super) number: u64,
+    calls: AtomicU64,
+    /// Of the first call that had one.
+    trace: OnceLock<Trace>,
+}
+
+impl Carried {
+    pub(super) fn by(number: u64) -> Self {
+        Self {
+            number,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn trace(&self) -> Option<Trace> {
+        self.trace.get().copied()
+    }
 }
 
 /// The sending side of an HTTP/1.1 tunnel.

@@ -35,7 +35,7 @@ fn c_pin_1_tritonclient_keeps_its_session_in_unary_calls_and_in_a_stream() {
     let mut program = Program::new("tritonclient", Command::new(interpreter));
     program
         .command
-        .arg(crate::program::folder().join("triton.py"));
+        .arg(crate::support::node::folder().join("triton.py"));
     program.command.env(
         "CASE_TARGET",
         Cluster::client_address(own.cluster, "us-west"),

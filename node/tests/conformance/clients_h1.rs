@@ -135,7 +135,10 @@ fn c_pin_1_users_behind_an_intermediary_are_told_apart_by_what_they_send() {
             std::net::TcpStream::connect(&listen).ok()
         },
     );
-    let mut program = Program::new("intermediary", crate::program::node_command());
+    let Some(node) = crate::support::node::command() else {
+        return;
+    };
+    let mut program = Program::new("intermediary", node);
     program
         .command
         .arg("intermediary.js")

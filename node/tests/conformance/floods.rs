@@ -1,7 +1,7 @@
 //! C-LSN-3: floods of control frames, written by hand.
 
 use crate::caller::ask;
-use crate::listener::frame;
+use crate::support::raw::frame;
 use crate::table::{Needs, Row, Wires, prove};
 use crate::target::{Checked, Target};
 use crate::twin::Twin;

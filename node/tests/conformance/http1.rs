@@ -160,7 +160,7 @@ async fn upgrade_to_h2(target: Target) -> Checked {
         "the protocol"
     );
     let mut hello = pontoon_proto::connect::PREFACE.to_vec();
-    hello.extend_from_slice(&crate::listener::frame(4, 0, 0, &[]));
+    hello.extend_from_slice(&crate::support::raw::frame(4, 0, 0, &[]));
     raw.0
         .write_all(&hello)
         .await

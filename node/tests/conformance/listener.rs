@@ -89,15 +89,6 @@ async fn large_heads(target: Target) -> Checked {
     Ok(())
 }
 
-/// One frame of HTTP/2 (RFC 9113, section 4.1).
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend_from_slice(&[kind, flags]);
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
 async fn rapid_reset(target: Target) -> Checked {
     let conn = h2::Conn::open(&target.address).await?;
     let call = target.ask("POST", "/reset").with("x-echo-hold", "1");

@@ -2,22 +2,17 @@
 //!
 //! A program prints `ok NAME` or `not ok NAME` per case and exits with 0 when all went well.
 
+use crate::support::node::folder;
 use crate::support::python as environment;
-use crate::support::skipped;
+use crate::support::{self, skipped};
 use crate::target::{Target, Wire};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The longest that a program may take.
 const ENDS_WITHIN: Duration = Duration::from_secs(150);
-
-/// The folder of the programs.
-pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
-}
 
 /// One program.
 pub struct Program {
@@ -83,59 +78,12 @@ pub fn python(script: &str, more: &[(&str, &str)]) {
 /// Runs a program of Node.
 #[track_caller]
 pub fn node(script: &str, more: &[(&str, &str)]) {
-    if let Err(why) = modules() {
-        skipped(why);
+    let Some(command) = support::node::command() else {
         return;
-    }
-    let mut program = Program::new(script, node_command());
+    };
+    let mut program = Program::new(script, command);
     program.command.arg(script).envs(more.iter().copied());
     program.run();
-}
-
-/// Node, in the folder that has the programs beside what they need.
-pub fn node_command() -> Command {
-    let mut command = Command::new("node");
-    match modules() {
-        Ok(home) => command.current_dir(home),
-        Err(_) => command.current_dir(folder()),
-    };
-    command
-}
-
-/// A folder under the target folder with the programs, and with what `package.json` names.
-fn modules() -> &'static Result<PathBuf, String> {
-    static MODULES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    MODULES.get_or_init(install)
-}
-
-fn install() -> Result<PathBuf, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let home = target.join("node-clients");
-    let lock = File::create(target.join("node-clients.lock")).map_err(text)?;
-    lock.lock().map_err(text)?;
-    fs::create_dir_all(&home).map_err(text)?;
-    for entry in fs::read_dir(folder()).map_err(text)?.flatten() {
-        fs::copy(entry.path(), home.join(entry.file_name())).map_err(text)?;
-    }
-    let wanted = fs::read_to_string(home.join("package-lock.json")).map_err(text)?;
-    let done = home.join("installed.txt");
-    if fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
-        return Ok(home);
-    }
-    let mut npm = Command::new("npm");
-    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
-        .current_dir(&home);
-    let output = npm.output().map_err(|error| format!("npm: {error}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!(
-            "npm ci: {}",
-            said.lines().next().unwrap_or("failed")
-        ));
-    }
-    fs::write(&done, wanted).map_err(text)?;
-    Ok(home)
 }
 
 /// A tool of the system; `None`, said aloud with the package that has it, where it is not.

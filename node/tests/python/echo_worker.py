@@ -1,7 +1,8 @@
 """An ordinary gRPC server that knows nothing of Pontoon: any such server can be a worker.
 
 Prints one JSON line with its port, then one line per event that a test may wait for, with its time by
-the machine's monotonic clock, which all processes share. Arguments: a name, and a port (default: a free one).
+the machine's monotonic clock, which all processes share. A line on its standard input, `serving` or `not
+serving`, is what its health check answers from then on. Arguments: a name, and a port (default: a free one).
 """
 
 import json
@@ -89,8 +90,13 @@ def fail(request, context):
     context.abort(grpc.StatusCode.FAILED_PRECONDITION, "kein Öl %")
 
 
-def healthy(request, context):
-    return b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+# HealthCheckResponse{status}
+HEALTH = {"serving": b"\x08\x01", "not serving": b"\x08\x02"}
+health = HEALTH["serving"]
+
+
+def check(request, context):
+    return health
 
 
 def handler(kind, function):
@@ -113,11 +119,12 @@ server.add_generic_rpc_handlers(
         ),
         grpc.method_handlers_generic_handler(
             "grpc.health.v1.Health",
-            {"Check": handler(grpc.unary_unary_rpc_method_handler, healthy)},
+            {"Check": handler(grpc.unary_unary_rpc_method_handler, check)},
         ),
     )
 )
 port = server.add_insecure_port(f"127.0.0.1:{wanted}")
 server.start()
 say(event="listening", address=f"127.0.0.1:{port}")
-sys.stdin.read()  # ends with whoever started it
+for line in sys.stdin:  # ends with whoever started it
+    health = HEALTH[line.strip()]

@@ -58,10 +58,16 @@ pub fn pontoon(admin: &str, token: &str, arguments: &[&str]) -> Command {
 /// As [`pontoon`], with `-o json`, and must succeed.
 #[track_caller]
 pub fn ask(admin: &str, token: &str, arguments: &[&str]) -> Value {
-    let text = run(pontoon(admin, token, arguments).args(["-o", "json"]));
+    json(&mut pontoon(admin, token, arguments))
+}
+
+/// What a command says with `-o json`.
+#[track_caller]
+pub fn json(command: &mut Command) -> Value {
+    let text = run(command.args(["-o", "json"]));
     match serde_json::from_str(&text) {
         Ok(value) => value,
-        Err(error) => panic!("{arguments:?} printed no JSON ({error}):\n{text}"),
+        Err(error) => panic!("{command:?} printed no JSON ({error}):\n{text}"),
     }
 }
 

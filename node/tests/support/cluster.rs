@@ -225,7 +225,24 @@ impl Cluster {
     /// `pontoon NOUN VERB ... -o json` at the first node that lives.
     #[track_caller]
     pub fn ask(&self, arguments: &[&str]) -> Value {
-        cli::ask(&self.admin(), &self.ready.admin_token, arguments)
+        let admin = self.admin();
+        let mut command = cli::pontoon(&admin, &self.ready.admin_token, arguments);
+        if self
+            .ready
+            .nodes
+            .iter()
+            .any(|node| !node.client_tls.is_empty())
+        {
+            command
+                .env("PONTOON_ENDPOINT", format!("https://{admin}"))
+                .env("PONTOON_CA_FILE", self.ca());
+        }
+        cli::json(&mut command)
+    }
+
+    /// The CA of a cluster with TLS.
+    pub fn ca(&self) -> PathBuf {
+        self.data().join("tls/ca.pem")
     }
 
     /// The admin address of the first node that lives.

@@ -60,7 +60,10 @@ impl Settings {
         for (_, address) in listen.iter_mut().filter(|(_, value)| value.is_str()) {
             *address = free().into();
         }
-        self
+        match self.0.contains_key("dns_service") {
+            true => self.with("dns_service.listen", free()),
+            false => self,
+        }
     }
 
     /// A node that is to join, with everything its own.

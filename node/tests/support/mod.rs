@@ -3,7 +3,9 @@
 //! [`cluster`] starts `pontoon dev` and ends it, [`cli`] asks its admin API by the command line,
 //! [`client`] drives a real Python gRPC client, [`worker`] attaches a Python gRPC server through a
 //! sidecar, [`load`] are many clients that remember what they were promised, [`member`] is a node that
-//! `pontoon dev` did not start, [`groups`] looks at replicas, [`raw`] speaks bare HTTP/2, [`process`] is a child process with its logs, [`wait`] is the only place that sleeps.
+//! `pontoon dev` did not start, [`groups`] looks at replicas, [`raw`] speaks bare HTTP/2, [`told`] hears
+//! from sidecars that sessions have ended, [`haproxy`] is a load balancer, [`node`] runs programs of Node,
+//! [`ops`] asks ops ports, [`process`] is a child process with its logs, [`wait`] is the only place that sleeps.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(unreachable_pub, reason = "a module tree inside a test binary")]
@@ -12,11 +14,15 @@ pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod groups;
+pub mod haproxy;
 pub mod load;
 pub mod member;
+pub mod node;
+pub mod ops;
 pub mod process;
 pub mod python;
 pub mod raw;
+pub mod told;
 pub mod wait;
 pub mod worker;
 

@@ -29,3 +29,8 @@ pub fn within<T>(bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option
         std::thread::sleep(LOOK_EVERY);
     }
 }
+
+/// Holds up whoever calls this: what a slow link does, and no way to let something happen.
+pub fn hold_up(span: Duration) {
+    std::thread::sleep(span);
+}

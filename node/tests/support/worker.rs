@@ -4,6 +4,7 @@ use super::cluster::{Cluster, PONTOON};
 use super::process::Process;
 use super::{python, wait};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 const ATTACHED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A function of a tenant's own, with one version and a worker key.
+#[derive(Clone)]
 pub struct Function {
     pub tenant: String,
     pub function: String,
@@ -29,23 +31,55 @@ impl Function {
     pub fn create(cluster: &Cluster, name: &str, policy: &[&str]) -> Function {
         let tenant = id(&cluster.ask(&["tenant", "create", name]));
         let function = id(&cluster.ask(&["function", "create", name, "--tenant", &tenant]));
-        let mut arguments = vec!["version", "create", "--function", &function];
-        arguments.extend_from_slice(policy);
-        let version = id(&cluster.ask(&arguments));
-        let key = |more: &[&str]| {
-            let mut arguments = vec!["key", "create", "--tenant", &tenant];
-            arguments.extend_from_slice(more);
-            cluster.ask(&arguments)
-        };
-        let worker = key(&["--kind", "worker", "--version", &version]);
-        let client = key(&["--kind", "client", "--subject", "tester"]);
+        let client = ["--kind", "client", "--subject", "tester"];
+        let client = key(cluster, &tenant, &client);
+        let (version, worker_key) = version(cluster, &tenant, &function, policy);
         Function {
-            worker_key: text(&worker, "secret"),
+            worker_key,
             bearer: format!("Bearer {}", text(&client, "secret")),
             key_id: id(&client["key"]),
             tenant,
             function,
             version,
+        }
+    }
+
+    /// Another version of the same function.
+    #[track_caller]
+    pub fn another(&self, cluster: &Cluster, policy: &[&str]) -> Function {
+        let (version, worker_key) = version(cluster, &self.tenant, &self.function, policy);
+        Function {
+            version,
+            worker_key,
+            ..self.clone()
+        }
+    }
+
+    /// Another function of the same tenant.
+    #[track_caller]
+    pub fn beside(&self, cluster: &Cluster, name: &str, policy: &[&str]) -> Function {
+        let create = ["function", "create", name, "--tenant", &self.tenant];
+        let function = id(&cluster.ask(&create));
+        let (version, worker_key) = version(cluster, &self.tenant, &function, policy);
+        Function {
+            function,
+            version,
+            worker_key,
+            ..self.clone()
+        }
+    }
+
+    /// The same function as another tenant calls it, once it is shared with that one.
+    #[track_caller]
+    pub fn guest(&self, cluster: &Cluster, name: &str) -> Function {
+        let tenant = id(&cluster.ask(&["tenant", "create", name]));
+        let client = ["--kind", "client", "--subject", name];
+        let client = key(cluster, &tenant, &client);
+        Function {
+            tenant,
+            bearer: format!("Bearer {}", text(&client, "secret")),
+            key_id: id(&client["key"]),
+            ..self.clone()
         }
     }
 
@@ -59,6 +93,34 @@ impl Function {
         keys.extend_from_slice(more);
         keys
     }
+
+    /// What a call of any of its versions says.
+    pub fn keys_of_any<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut keys = self.keys(more);
+        keys.retain(|(name, _)| *name != "function-version-id");
+        keys
+    }
+}
+
+/// Makes a version and a key for its workers; the version's id and the key.
+#[track_caller]
+fn version(cluster: &Cluster, tenant: &str, function: &str, policy: &[&str]) -> (String, String) {
+    let mut arguments = vec!["version", "create", "--function", function];
+    arguments.extend_from_slice(policy);
+    let version = id(&cluster.ask(&arguments));
+    let worker = key(
+        cluster,
+        tenant,
+        &["--kind", "worker", "--version", &version],
+    );
+    (version, text(&worker, "secret"))
+}
+
+#[track_caller]
+fn key(cluster: &Cluster, tenant: &str, more: &[&str]) -> Value {
+    let mut arguments = vec!["key", "create", "--tenant", tenant];
+    arguments.extend_from_slice(more);
+    cluster.ask(&arguments)
 }
 
 /// The `id` of a created thing.
@@ -94,14 +156,37 @@ impl Worker {
         let python = python::interpreter()?;
         let script = python::scripts().join("echo_worker.py");
         let mut command = Command::new(python);
-        let process = Process::start(name, folder, command.arg(script).args([name, port]));
+        command.arg(script).args([name, port]);
+        Some(Self::run(name, folder, &mut command))
+    }
+
+    /// Starts a server that prints a JSON line with its address when it listens.
+    #[track_caller]
+    pub fn run(name: &str, folder: &Path, command: &mut Command) -> Worker {
+        let process = Process::start(name, folder, command);
         let address = wait::until(Duration::from_secs(20), "the worker listens", || {
             let output = process.output();
             let line = output.lines().find(|line| line.contains("listening"))?;
             let line: Value = serde_json::from_str(line).ok()?;
             Some(text(&line, "address"))
         });
-        Some(Worker { process, address })
+        Worker { process, address }
+    }
+
+    /// Starts a demo worker, whose model `sum` counts per session and says who it is.
+    #[track_caller]
+    pub fn demo(name: &str, folder: &Path) -> Worker {
+        let mut command = Command::new(PONTOON);
+        command.args(["demo-worker", "--exit-with-stdin", "--print-address"]);
+        command.args(["--listen", "127.0.0.1:0", "--name", name]);
+        let process = Process::start(name, folder, &mut command);
+        let address = wait::until(Duration::from_secs(20), "the worker listens", || {
+            let output = process.output();
+            let mut lines = output.lines();
+            let address = lines.find(|line| line.parse::<SocketAddr>().is_ok());
+            address.map(str::to_owned)
+        });
+        Worker { process, address }
     }
 
     /// The process.
@@ -126,6 +211,17 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
+    /// One that knows only these addresses.
+    pub fn knowing(nodes: &[&str], name: &str, region: &str, worker: &str, key: &str) -> Command {
+        let mut command = Command::new(PONTOON);
+        command
+            .args(["sidecar", "--name", name, "--region", region])
+            .args(["--worker", worker, "--nodes", &nodes.join(",")])
+            .arg("--exit-with-stdin")
+            .env("PONTOON_WORKER_KEY", key);
+        command
+    }
+
     /// What `pontoon sidecar` is started with; the key comes by the environment.
     pub fn command(
         cluster: &Cluster,
@@ -134,20 +230,11 @@ impl Sidecar {
         worker: &str,
         key: &str,
     ) -> Command {
-        let mut command = Command::new(PONTOON);
-        command
-            .args([
-                "sidecar", "--name", name, "--region", region, "--worker", worker,
-            ])
-            .arg("--exit-with-stdin")
-            .env("PONTOON_WORKER_KEY", key);
         let nodes = &cluster.ready().nodes;
         let own = nodes.iter().filter(|node| node.region == region);
         let others = nodes.iter().filter(|node| node.region != region);
-        for node in own.chain(others) {
-            command.args(["--node", &node.worker]);
-        }
-        command
+        let all: Vec<&str> = own.chain(others).map(|node| &*node.worker).collect();
+        Self::knowing(&all, name, region, worker, key)
     }
 
     /// Starts it, and waits until the directory has its worker ready at two nodes.
@@ -159,20 +246,26 @@ impl Sidecar {
         region: &str,
         worker: &Worker,
     ) -> Sidecar {
+        Self::attach_with(cluster, function, name, region, worker, &[])
+    }
+
+    /// As [`Sidecar::attach`], with more arguments.
+    #[track_caller]
+    pub fn attach_with(
+        cluster: &Cluster,
+        function: &Function,
+        name: &str,
+        region: &str,
+        worker: &Worker,
+        more: &[&str],
+    ) -> Sidecar {
         let mut command =
             Self::command(cluster, name, region, &worker.address, &function.worker_key);
+        command.args(more);
         let folder: PathBuf = cluster.data().join("logs");
         let process = Process::start(&format!("{name}-sidecar"), &folder, &mut command);
         let sidecar = Sidecar { process };
-        wait::until(
-            ATTACHED_WITHIN,
-            "the worker is attached at two nodes",
-            || {
-                let worker = find(cluster, name)?;
-                let nodes = worker["attached_at"].as_array()?.len();
-                (worker["state"] == "ready" && nodes >= 2).then_some(())
-            },
-        );
+        attached(cluster, name, 2);
         sidecar
     }
 
@@ -180,6 +273,18 @@ impl Sidecar {
     pub fn process(&self) -> &Process {
         &self.process
     }
+}
+
+/// Waits until a worker is ready and attached at so many nodes; their names.
+#[track_caller]
+pub fn attached(cluster: &Cluster, name: &str, nodes: usize) -> Vec<String> {
+    wait::until(ATTACHED_WITHIN, "the worker is attached", || {
+        let worker = find(cluster, name)?;
+        let at = worker["attached_at"].as_array()?;
+        let names = at.iter().filter_map(|at| Some(at.as_str()?.to_owned()));
+        let names: Vec<String> = names.collect();
+        (worker["state"] == "ready" && at.len() >= nodes).then_some(names)
+    })
 }
 
 /// The worker of this name that the directory has, if any.

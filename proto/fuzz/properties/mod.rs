@@ -17,6 +17,7 @@ mod lines;
 mod protocols;
 mod proxy_header;
 mod ticket;
+mod trace;
 
 /// One parser, and what must hold for it.
 pub(crate) struct Target {
@@ -36,6 +37,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target("protocols", protocols::check),
     target("proxy_header", proxy_header::check),
     target("ticket", ticket::check),
+    target("trace", trace::check),
 ];
 
 const fn target(name: &'static str, check: fn(&[u8]) -> u64) -> Target {

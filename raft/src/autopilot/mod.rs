@@ -224,20 +224,28 @@ fn meant(group: GroupId, state: &Catalog) -> Option<Meant> {
     }
 }
 
-/// The timing that fits the round trips from this node to those that shall vote; none while one of
-/// them is not known.
+/// The timing that fits the round trips from this node to those that shall vote.
 fn fitting(voters: &BTreeSet<NodeId>, me: NodeId, scene: &Scene<'_>, now: Pace) -> Option<Pace> {
     if scene.fixed {
         return None;
     }
     let others = voters.iter().filter(|node| **node != me);
-    let farthest = others
-        .map(|node| (scene.distance)(*node))
-        .try_fold(Duration::ZERO, |farthest, one| {
-            one.map(|one| farthest.max(one))
-        })?;
+    let distances = others.map(|node| (scene.distance)(*node));
+    fits(&distances.collect::<Vec<_>>(), now)
+}
+
+/// Another timing than the present one, if these round trips want it. One that is long wants the long
+/// timing, whatever is not known yet; the short one wants to know all of them.
+fn fits(distances: &[Option<Duration>], now: Pace) -> Option<Pace> {
+    let farthest = distances
+        .iter()
+        .flatten()
+        .max()
+        .copied()
+        .unwrap_or_default();
+    let all_known = distances.iter().all(Option::is_some);
     match now {
-        Pace::Wan if farthest <= LAN_MAX => Some(Pace::Lan),
+        Pace::Wan if all_known && farthest <= LAN_MAX => Some(Pace::Lan),
         Pace::Lan if farthest > LAN_LIMIT => Some(Pace::Wan),
         _ => None,
     }
@@ -271,5 +279,21 @@ fn describe(step: &Step, group: &str, state: &Catalog) -> String {
         Step::HandOver(member) => format!("{group}: {} shall lead", named(member)),
         Step::Pace(pace) => format!("{group}: timing for a {pace:?}"),
         Step::Turn(node) => format!("{group}: {} starts again", name(*node)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_long_way_wants_the_long_timing_while_others_are_not_known() {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(fits(&[ms(70), None], Pace::Lan), Some(Pace::Wan));
+        assert_eq!(fits(&[ms(1), None], Pace::Lan), None);
+        assert_eq!(fits(&[ms(1), None], Pace::Wan), None);
+        assert_eq!(fits(&[ms(1), ms(2)], Pace::Wan), Some(Pace::Lan));
+        assert_eq!(fits(&[ms(28)], Pace::Lan), None);
+        assert_eq!(fits(&[ms(28)], Pace::Wan), None);
     }
 }

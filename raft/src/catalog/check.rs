@@ -1,7 +1,9 @@
 //! The invariants of the catalog, and its indexes against a full scan.
 
 use super::audit::AUDIT_MAX;
-use super::command::{KeyKind, LIMITS_FORMAT, Limit, Limited, ROUTES_FORMAT, Spill, Standing};
+use super::command::{
+    KeyKind, LIMITS_FORMAT, Limit, Limited, ROUTES_FORMAT, SHARES_FORMAT, Spill, Standing,
+};
 use super::limit::LIMITS_MAX;
 use super::{Catalog, Indexes};
 
@@ -93,6 +95,15 @@ pub(super) fn check(catalog: &Catalog) -> Result<(), String> {
     ensure(
         !routed || catalog.format() >= ROUTES_FORMAT,
         "there are routes before their format",
+    )?;
+    let foreign = records.shares.iter().all(|(function, guest)| {
+        let owner = records.functions.get(function).map(|one| one.tenant);
+        records.tenants.contains_key(guest) && owner.is_some_and(|owner| owner != *guest)
+    });
+    ensure(foreign, "a function is shared with nobody else")?;
+    ensure(
+        records.shares.is_empty() || catalog.format() >= SHARES_FORMAT,
+        "there are shares before their format",
     )?;
     ensure(
         records.audit.len() <= AUDIT_MAX,

@@ -153,7 +153,24 @@ pub enum Command {
         /// Whose doing.
         actor: String,
     },
+    /// Lets another tenant call a function, or no longer; from format [`SHARES_FORMAT`] on.
+    SetShare {
+        /// Which function.
+        function: FunctionId,
+        /// Its guest.
+        tenant: TenantId,
+        /// Whether the guest may call it.
+        shared: bool,
+        /// Whose doing, for the audit trail.
+        actor: String,
+    },
 }
+
+/// The first entry format with functions that several tenants call.
+pub const SHARES_FORMAT: u16 = 4;
+
+/// The first entry format in which a first member that was removed comes back in a life that it never had.
+pub const LIVES_FORMAT: u16 = 4;
 
 /// The first entry format with weights and regions of versions.
 pub const ROUTES_FORMAT: u16 = 3;
@@ -271,7 +288,7 @@ pub enum KeyKind {
     Client {
         /// The account.
         tenant: TenantId,
-        /// Which functions; empty: all of the tenant's.
+        /// Which functions; empty: all that the tenant may call.
         functions: Vec<FunctionId>,
     },
     /// Attaching workers of one version.

@@ -3,7 +3,7 @@
 //! The format in the settings says what follows the first part, so that a catalog in which no entry
 //! of a newer format was applied is written as older builds write it, and read by them.
 
-use super::command::{LIMITS_FORMAT, ROUTES_FORMAT};
+use super::command::{LIMITS_FORMAT, ROUTES_FORMAT, SHARES_FORMAT};
 use super::{Catalog, Indexes, Records};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple as _;
@@ -21,6 +21,11 @@ fn has_limits(records: &Records) -> bool {
 /// Whether weights and regions of versions follow the limits.
 fn has_routes(records: &Records) -> bool {
     records.settings.format >= ROUTES_FORMAT
+}
+
+/// Whether the guests of functions follow the routes.
+fn has_shares(records: &Records) -> bool {
+    records.settings.format >= SHARES_FORMAT
 }
 
 impl From<Catalog> for Image {
@@ -42,13 +47,21 @@ impl Serialize for Image {
         if !has_limits(records) {
             return records.serialize(to);
         }
-        let routes = has_routes(records);
-        let mut parts = to.serialize_tuple(if routes { 4 } else { 2 })?;
+        let (routes, shares) = (has_routes(records), has_shares(records));
+        let count = match (routes, shares) {
+            (false, _) => 2,
+            (true, false) => 4,
+            (true, true) => 5,
+        };
+        let mut parts = to.serialize_tuple(count)?;
         parts.serialize_element(records)?;
         parts.serialize_element(&records.limits)?;
         if routes {
             parts.serialize_element(&records.weights)?;
             parts.serialize_element(&records.spills)?;
+        }
+        if shares {
+            parts.serialize_element(&records.shares)?;
         }
         parts.end()
     }
@@ -56,7 +69,7 @@ impl Serialize for Image {
 
 impl<'de> Deserialize<'de> for Image {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Image, D::Error> {
-        from.deserialize_tuple(4, Parts)
+        from.deserialize_tuple(5, Parts)
     }
 }
 
@@ -78,6 +91,9 @@ impl<'de> Visitor<'de> for Parts {
         if has_routes(&records) {
             records.weights = parts.next_element()?.ok_or_else(missing)?;
             records.spills = parts.next_element()?.ok_or_else(missing)?;
+        }
+        if has_shares(&records) {
+            records.shares = parts.next_element()?.ok_or_else(missing)?;
         }
         Ok(Image(records))
     }

@@ -38,7 +38,7 @@ impl Catalog {
                 self.tenant_exists(*tenant)?;
                 valid::key_functions(functions.len())?;
                 for &function in functions {
-                    self.function_of(*tenant, function)?;
+                    self.function_for(*tenant, function)?;
                 }
             }
             KeyKind::Worker { tenant, version } => {

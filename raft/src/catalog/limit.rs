@@ -29,13 +29,7 @@ impl Catalog {
         change: LimitChange,
         actor: &str,
     ) -> Outcome {
-        if self.format() < LIMITS_FORMAT {
-            return Err(Reply::Refused(format!(
-                "limits need entry format {LIMITS_FORMAT}, and the cluster writes {}: it rises \
-                 within seconds after every node's build knows it; see `pontoon cluster show`",
-                self.format()
-            )));
-        }
+        self.in_format(LIMITS_FORMAT, "limits need")?;
         let known = match of {
             Limited::Tenant(id) => self.tenant(id).is_some(),
             Limited::Version(id) => self.version(id).is_some(),

@@ -19,6 +19,7 @@ mod node;
 mod region;
 pub mod route;
 mod settings;
+mod share;
 mod tenant;
 mod valid;
 
@@ -29,6 +30,7 @@ pub use audit::Audit;
 pub use limit::LIMITS_MAX;
 pub use node::boot_before;
 pub use settings::Settings;
+pub use share::GUESTS_MAX;
 
 use crate::machine::{Clock, Machine};
 use command::{
@@ -72,6 +74,9 @@ struct Records {
     /// Only of versions that may not live anywhere. From `ROUTES_FORMAT` on.
     #[serde(skip)]
     spills: OrdMap<VersionId, Spill>,
+    /// The tenants beside its own that may call a function. From `SHARES_FORMAT` on.
+    #[serde(skip)]
+    shares: OrdSet<(FunctionId, TenantId)>,
 }
 
 /// What follows from the records.
@@ -201,6 +206,12 @@ impl Machine for Catalog {
                 actor,
             } => self.set_spill(index, version, spill, &actor),
             Command::Record { what, actor } => self.record(index, what, &actor),
+            Command::SetShare {
+                function,
+                tenant,
+                shared,
+                actor,
+            } => self.set_share(index, function, tenant, shared, &actor),
         };
         outcome.err().unwrap_or(Reply::Done)
     }

@@ -1,6 +1,6 @@
 //! Nodes: how they come, announce themselves, and go.
 
-use super::command::{Admission, Effect, FirstVoter, Node, Region, Reply, Standing};
+use super::command::{Admission, Effect, FirstVoter, LIVES_FORMAT, Node, Region, Reply, Standing};
 use super::{Catalog, Outcome, valid};
 use pontoon_proto::id::{NodeBoot, NodeId, RegionId};
 use std::sync::Arc;
@@ -68,13 +68,19 @@ impl Catalog {
             }
         }
         let born = self.region_by_name(&region).map(|region| region.number);
+        // One that was removed comes back under its number in a further life: in one that it had before,
+        // it might be a member that had voted.
+        let lived = founder.map_or(0, |number| match self.node(number) {
+            Some(removed) if self.format() >= LIVES_FORMAT => removed.life,
+            _ => 1,
+        });
         let number = match &known {
             Some(known) => known.at.node,
             None => founder.unwrap_or_else(|| self.next_number(founders)),
         };
         node.life = match &known {
             Some(known) => known.life + 1,
-            None => 1 + u32::from(founder.is_some()),
+            None => 1 + lived,
         };
         node.at = NodeBoot {
             node: number,

@@ -143,14 +143,7 @@ impl Catalog {
     }
 
     fn knows_routes(&self) -> Outcome {
-        if self.format() >= ROUTES_FORMAT {
-            return Ok(());
-        }
-        Err(Reply::Refused(format!(
-            "weights and regions of versions need entry format {ROUTES_FORMAT}, and the cluster writes \
-             {}: it rises within seconds after every node's build knows it; see `pontoon cluster show`",
-            self.format()
-        )))
+        self.in_format(ROUTES_FORMAT, "weights and regions of versions need")
     }
 
     /// The weights of a function's versions; empty: it has none.

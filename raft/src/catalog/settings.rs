@@ -37,6 +37,18 @@ impl Catalog {
         self.records.settings.format
     }
 
+    /// Refuses what older entry formats don't have; `what` is a subject with its verb, as in "limits need".
+    pub(super) fn in_format(&self, needed: u16, what: &str) -> Outcome {
+        let format = self.format();
+        if format >= needed {
+            return Ok(());
+        }
+        Err(Reply::Refused(format!(
+            "{what} entry format {needed}, and the cluster writes {format}: it rises within seconds after \
+             every node's build knows it; see `pontoon cluster show`"
+        )))
+    }
+
     pub(super) fn set_autopilot(&mut self, index: u64, on: bool, actor: &str) -> Outcome {
         if self.records.settings.autopilot != on {
             self.records.settings.autopilot = on;
@@ -46,7 +58,6 @@ impl Catalog {
         Ok(())
     }
 
-    /// Raises the format once every node reads it; a node that can't would be cut off from its groups.
     pub(super) fn record(&mut self, index: u64, what: String, actor: &str) -> Outcome {
         if self.format() < RECORDS_FORMAT {
             return Err(Reply::Refused(format!(
@@ -64,6 +75,7 @@ impl Catalog {
         Ok(())
     }
 
+    /// Raises the format once every node reads it; a node that can't would be cut off from its groups.
     pub(super) fn raise_format(&mut self, index: u64, format: u16) -> Outcome {
         if format <= self.records.settings.format {
             return Ok(());

@@ -404,7 +404,7 @@ impl Indexes {
     fn put_pool(&mut self, version: VersionId, mut pool: Pool) {
         let wake = if pool.queued == 0 {
             None
-        } else if self.least_loaded(version).is_some() {
+        } else if self.free_workers(version).next().is_some() {
             Some(Clock(0))
         } else {
             self.idlest(version)
@@ -446,10 +446,10 @@ impl Indexes {
         self.queue.range(all).next().map(|(_, first)| *first)
     }
 
-    /// The ready worker of a version with the fewest sessions that has a free slot.
-    pub(super) fn least_loaded(&self, version: VersionId) -> Option<WorkerId> {
+    /// The ready workers of a version that have a free slot, those with the fewest sessions first.
+    pub(super) fn free_workers(&self, version: VersionId) -> impl Iterator<Item = WorkerId> + '_ {
         let all = (version, 0, WorkerId(ID_MIN))..=(version, u32::MAX, WorkerId(ID_MAX));
-        self.free.range(all).next().map(|&(_, _, worker)| worker)
+        self.free.range(all).map(|&(_, _, worker)| worker)
     }
 
     /// The ready worker of a version with the longest held preemptible session, and since when.

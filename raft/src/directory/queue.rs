@@ -29,6 +29,12 @@ pub const QUEUE_TENANT_MAX: u32 = 1_000;
 /// know no turns apply them, so that replicas agree while a cluster is upgraded.
 pub const TURNS_FORMAT: u16 = 3;
 
+/// The entry format from which on a worker whose last open got no tunnel is chosen last.
+pub const WARY_FORMAT: u16 = 4;
+
+/// How many of the least loaded workers are looked at for one whose last open got its tunnel.
+const WARY_MAX: usize = 16;
+
 /// How long a session is safe after a clean close: a client that means to go on has dialed again
 /// by then.
 pub const PREEMPT_AFTER: Duration = Duration::from_secs(5);
@@ -101,10 +107,12 @@ impl Step<'_> {
         }
     }
 
-    /// The least loaded ready worker of a version that has a free slot; ties go to the lower id.
+    /// The least loaded ready worker of a version that has a free slot; ties go to the lower id. One
+    /// whose last open got no tunnel has room because of that, and comes after the others, of which
+    /// [`WARY_MAX`] are looked at (hazard H-27).
     pub(super) fn pick(&mut self, version: VersionId) -> Option<WorkerId> {
         loop {
-            let worker = self.state.indexes.least_loaded(version)?;
+            let worker = self.candidate(version)?;
             if !self.settle_worker(worker) {
                 return Some(worker);
             }
@@ -112,6 +120,19 @@ impl Step<'_> {
                 return None;
             }
         }
+    }
+
+    fn candidate(&self, version: VersionId) -> Option<WorkerId> {
+        let mut free = self.state.indexes.free_workers(version).take(WARY_MAX);
+        let first = free.next()?;
+        let fails = |id: &WorkerId| {
+            let worker = self.state.workers.get(id);
+            worker.is_some_and(|worker| worker.failed_links > 0)
+        };
+        if self.state.format < WARY_FORMAT || !fails(&first) {
+            return Some(first);
+        }
+        Some(free.find(|id| !fails(id)).unwrap_or(first))
     }
 
     /// The session that was held longest after a clean close on a ready worker, if long enough.

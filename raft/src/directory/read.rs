@@ -8,6 +8,7 @@ use super::index::Stake;
 use super::session::{Session, State};
 use super::worker::Worker;
 use super::{Directory, Found};
+use crate::machine::Clock;
 use pontoon_proto::id::{NodeBoot, NodeId, RegionId, RequestId, TenantId, VersionId, WorkerId};
 
 impl Directory {
@@ -109,6 +110,14 @@ impl Directory {
     /// Whether a version has a ready worker here, be it full. A hint as above.
     pub fn has_worker(&self, version: VersionId) -> bool {
         self.indexes.pool(version).ready > 0
+    }
+
+    /// When a worker that is attached nowhere will be lost, whichever sweeps have come by.
+    pub fn lost_at(&self, worker: &Worker) -> Option<Clock> {
+        match worker.settled(&self.lives) {
+            Some(settled) => settled.lost_at,
+            None => worker.lost_at,
+        }
     }
 
     /// The nodes at which a worker's control stream is open, in their present lives.

@@ -464,6 +464,19 @@ impl Directory {
         }
     }
 
+    /// Since when all nodes that ever carried a connection of the session have been gone, whichever
+    /// sweeps have come by; none when one of them lives, or the session is not bound.
+    pub fn deserted(&self, session: &Session) -> Option<Clock> {
+        let gone = |entry: &Entry| self.boot_over(entry.at());
+        let hold = self.hold(session)?;
+        session.entries.iter().all(gone).then_some(hold.since)
+    }
+
+    /// When a node's life was last declared over; no session was deserted later.
+    pub fn last_loss(&self) -> Option<Clock> {
+        self.lives.values().map(|life| life.over_at).max()
+    }
+
     /// The nodes that carry a connection of the session, in their present lives.
     pub fn entered<'a>(&'a self, session: &'a Session) -> impl Iterator<Item = NodeBoot> + 'a {
         session

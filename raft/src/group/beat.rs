@@ -10,6 +10,7 @@ use super::types::LeaderId;
 use crate::catalog::command::Pace;
 use crate::clock::{self, Instant};
 use crate::member::node_of;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use pontoon_proto::id::NodeId;
 use pontoon_proto::peer as pb;
 use std::collections::BTreeMap;
@@ -199,6 +200,12 @@ impl Core {
         }
     }
 
+    /// Whether the replica has stopped for good, as it does when its storage fails.
+    fn stopped(&self) -> bool {
+        let metrics = self.raft.metrics();
+        metrics.borrow_watched().running_state.is_err()
+    }
+
     async fn beat(&self, to: NodeId) -> Result<Word, Refused> {
         let leaving = self.beats.leaving();
         if to == self.me {
@@ -241,6 +248,14 @@ pub(crate) async fn run(core: Weak<Core>) {
     let mut failed = false;
     loop {
         let Some(core) = core.upgrade() else { return };
+        if core.stopped() {
+            // It applies nothing any more, so whatever others confirm, this node must not count: who waits
+            // for it would wait for ever.
+            core.beats.forget();
+            drop(core);
+            tokio::time::sleep(RETRY).await;
+            continue;
+        }
         let sent = clock::now();
         let known = core.leader().filter(|_| !failed);
         let to = known.or_else(|| next_guess(&core, &mut guess));

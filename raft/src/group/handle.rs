@@ -391,6 +391,7 @@ impl<M: Machine> Group<M> {
             voters: members.voter_ids().map(node_of).collect(),
             learners: members.learner_ids().map(node_of).collect(),
             votes: members.voter_ids().any(|member| member == core.member),
+            membership: index(metrics.membership_config.log_id()),
             term: metrics.current_term,
             last_log: metrics.last_log_index.unwrap_or(0),
             committed: index(&metrics.local_committed),
@@ -572,6 +573,8 @@ pub struct Status {
     pub learners: Vec<NodeId>,
     /// Whether this replica votes; a node may vote by an earlier member only, whose data is gone.
     pub votes: bool,
+    /// The entry that holds the membership.
+    pub membership: u64,
     /// The present term.
     pub term: u64,
     /// The last entry in this replica's log.

@@ -42,8 +42,9 @@ pub(crate) struct Batch {
 /// The newest entry format that this build applies. What leaders write is a setting of the catalog,
 /// which rises only when every node's build knows it. 2: the catalog has limits. 3: it has the routes of
 /// versions, its audit trail has what operators did to processes, and tenants take turns in a directory's
-/// queues.
-pub const FORMAT: u16 = 3;
+/// queues. 4: the catalog has functions that several tenants call, and a worker whose last open got no
+/// tunnel comes last, and first members that were removed come back in a further life.
+pub const FORMAT: u16 = 4;
 
 /// Writes a view of a state; seconds for a large one, so it is called where that hurts nobody.
 type WriteState = Box<dyn FnOnce(&mut SnapshotWriter) -> io::Result<()> + Send + Sync>;

@@ -1,5 +1,6 @@
 //! The consensus library's messages to one other member, over the [`Transport`].
 
+use super::leash::{Leash, leash};
 use super::log::invalid;
 use super::machine::Replica;
 use super::network::{Transport, Unreachable};
@@ -184,12 +185,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             });
             let requests = requests.take_while(|request| futures::future::ready(request.is_some()));
             let requests = requests.filter_map(futures::future::ready).boxed();
-            let opened = transport.append(node, requests, within);
+            let (leash, requests) = leash(requests);
+            let opened = transport.append(node, requests.boxed(), within);
             let replies = opened.await.map_err(unreachable)?;
             let progress = Progress {
                 replies,
                 sent,
                 received: 0,
+                _requests: leash,
             };
             let results = futures::stream::unfold(Some(progress), |state| async move {
                 let mut progress = state?;
@@ -304,6 +307,8 @@ struct Progress {
     replies: BoxStream<'static, Result<pb::AppendReply, Unreachable>>,
     sent: Arc<AtomicU64>,
     received: u64,
+    /// They end with the replies.
+    _requests: Leash<pb::AppendRequest>,
 }
 
 impl Progress {
@@ -398,4 +403,133 @@ fn unreachable(error: Unreachable) -> Error {
 
 fn malformed(error: types::Malformed) -> Error {
     Error::Network(NetworkError::new(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::vote::RaftLeaderId as _;
+    use std::sync::Mutex;
+
+    type Requests = BoxStream<'static, pb::AppendRequest>;
+
+    /// Refuses the first message of each stream, and lets go of none, as a connection that is busy does.
+    #[derive(Default)]
+    struct Holder(Mutex<Vec<Requests>>);
+
+    impl Transport for Holder {
+        fn append(
+            &self,
+            _to: NodeId,
+            requests: Requests,
+            _within: Duration,
+        ) -> BoxFuture<
+            'static,
+            Result<BoxStream<'static, Result<pb::AppendReply, Unreachable>>, Unreachable>,
+        > {
+            self.0.lock().unwrap().push(requests);
+            let refused = pb_append_reply(Err(StreamAppendError::Conflict(types::log_id(1, 1, 7))));
+            let replies = futures::stream::iter([Ok(refused)]).chain(futures::stream::pending());
+            futures::future::ready(Ok(replies.boxed())).boxed()
+        }
+
+        fn vote(
+            &self,
+            _to: NodeId,
+            _request: pb::VoteRequest,
+            _within: Duration,
+        ) -> BoxFuture<'static, Result<pb::VoteReply, Unreachable>> {
+            futures::future::pending().boxed()
+        }
+
+        fn install_snapshot(
+            &self,
+            _to: NodeId,
+            _chunks: BoxStream<'static, pb::SnapshotChunk>,
+            _within: Duration,
+        ) -> BoxFuture<'static, Result<pb::SnapshotReply, Unreachable>> {
+            futures::future::pending().boxed()
+        }
+
+        fn transfer_leader(
+            &self,
+            _to: NodeId,
+            _request: pb::TransferLeaderRequest,
+            _within: Duration,
+        ) -> BoxFuture<'static, Result<pb::TransferLeaderReply, Unreachable>> {
+            futures::future::pending().boxed()
+        }
+
+        fn propose(
+            &self,
+            _to: NodeId,
+            _request: pb::ProposeRequest,
+            _within: Duration,
+        ) -> BoxFuture<'static, Result<pb::ProposeReply, Unreachable>> {
+            futures::future::pending().boxed()
+        }
+
+        fn read_index(
+            &self,
+            _to: NodeId,
+            _request: pb::ReadIndexRequest,
+            _within: Duration,
+        ) -> BoxFuture<'static, Result<pb::ReadIndexReply, Unreachable>> {
+            futures::future::pending().boxed()
+        }
+
+        fn beat(
+            &self,
+            _to: NodeId,
+            _request: pb::BeatRequest,
+            _within: Duration,
+        ) -> BoxFuture<'static, Result<pb::BeatReply, Unreachable>> {
+            futures::future::pending().boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_requests_of_a_stream_are_gone_when_its_replies_end() {
+        let holder = Arc::new(Holder::default());
+        let at = NodeBoot {
+            node: NodeId(1),
+            boot: 1,
+        };
+        let peers = Peers {
+            origin: Origin {
+                cluster: [7; 16],
+                group: GroupId::Catalog,
+                generation: 1,
+                at: watch::channel(at).1,
+            },
+            transport: holder.clone(),
+        };
+        let mut peer = peers.peer(2 << 20, Some(OPENING));
+        let request = AppendEntriesRequest {
+            vote: Vote {
+                leader_id: types::LeaderId::new(1, 1),
+                committed: true,
+            },
+            prev_log_id: Some(types::log_id(1, 1, 7)),
+            leader_commit: None,
+            entries: Vec::new(),
+        };
+        // What the library locks while it waits for something to send.
+        let state = Arc::new(());
+        let locked = state.clone();
+        let waiting = futures::stream::poll_fn(move |_| {
+            let _locked = &locked;
+            std::task::Poll::Pending
+        });
+        let input = Box::pin(futures::stream::iter([request]).chain(waiting));
+        let option = RPCOption::new(Duration::from_secs(1));
+        let mut replies = peer.stream_append(input, option).await.unwrap();
+        let mut held = holder.0.lock().unwrap().pop().unwrap();
+        assert!(held.next().await.is_some());
+        assert!(futures::poll!(held.next()).is_pending());
+        let refused = replies.next().await.unwrap();
+        assert!(matches!(refused, Ok(Err(StreamAppendError::Conflict(_)))));
+        assert_eq!(Arc::strong_count(&state), 1, "the next stream can lock it");
+        assert!(held.next().await.is_none());
+    }
 }

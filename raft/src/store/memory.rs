@@ -5,7 +5,10 @@
 //! lie or are slow. Randomness is handed in as a function that draws a number below its argument, and
 //! nothing here reads a clock or sleeps, so a seed replays everything.
 
+use super::durable::Tip;
 use super::engine::{Engine, Tree, Write};
+use super::layout;
+use super::log::TIP;
 use bytes::Bytes;
 use imbl::OrdMap;
 use std::collections::VecDeque;
@@ -53,6 +56,17 @@ enum Change {
     Slot(usize, Bytes),
 }
 
+/// What would be left of one entry if the power went now.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Held {
+    /// Nothing.
+    Nothing,
+    /// A snapshot has it: it was purged.
+    Purged,
+    /// The beginning of its record.
+    Record(Vec<u8>),
+}
+
 impl Platter {
     /// An engine over what is durable now. An older one, if there is, is cut off; what it did not
     /// sync is lost, unless [`Platter::cut`] was called before.
@@ -79,22 +93,24 @@ impl Platter {
     }
 
     /// The power goes. Of the batches after the last sync a prefix stays, as with sled; of a slot
-    /// that was being written, the old content, the new one, or a mixture.
-    pub fn cut(&self, draw: Draw<'_>) {
-        self.cut_with(draw, false);
+    /// that was being written, the old content, the new one, or a mixture. Answers whether anything was
+    /// lost.
+    pub fn cut(&self, draw: Draw<'_>) -> bool {
+        self.cut_with(draw, false)
     }
 
     /// A worse power cut: the first batch that is lost leaves some of its writes behind. Sled's
     /// batches don't tear, so this stands for a defect in it.
-    pub fn cut_and_tear(&self, draw: Draw<'_>) {
-        self.cut_with(draw, true);
+    pub fn cut_and_tear(&self, draw: Draw<'_>) -> bool {
+        self.cut_with(draw, true)
     }
 
-    fn cut_with(&self, draw: Draw<'_>, tear: bool) {
+    fn cut_with(&self, draw: Draw<'_>, tear: bool) -> bool {
         let mut state = self.state();
         state.life += 1;
         let changes = std::mem::take(&mut state.unsynced);
         let kept = draw(changes.len() + 1);
+        let lost = kept < changes.len();
         for (at, change) in changes.into_iter().enumerate() {
             match change {
                 Change::Slot(slot, record) => {
@@ -112,6 +128,32 @@ impl Platter {
                 }
                 _ => {}
             }
+        }
+        lost
+    }
+
+    /// What would be left of an entry of a group if the power went now.
+    pub fn holds(&self, group: u16, index: u64) -> Held {
+        let state = self.state();
+        let beyond = Tree {
+            group,
+            epoch: u32::MAX,
+        };
+        let newest = state.durable.range(..(beyond, Vec::new())).next_back();
+        let Some(tree) = newest
+            .map(|(key, _)| key.0)
+            .filter(|tree| tree.group == group)
+        else {
+            return Held::Nothing;
+        };
+        let tip = state.durable.get(&(tree, layout::mark_key(TIP)));
+        let tip = tip.and_then(|tip| Tip::read(&Bytes::copy_from_slice(tip)).ok());
+        if tip.is_some_and(|tip| index < tip.first) {
+            return Held::Purged;
+        }
+        match state.durable.get(&(tree, layout::entry_key(index, 0))) {
+            Some(record) => Held::Record(record.clone()),
+            None => Held::Nothing,
         }
     }
 

@@ -320,18 +320,34 @@ impl World {
 
     /// As above, on what is in a folder.
     pub async fn start_in(dir: &Path, count: u32, snapshot_every: u64) -> World {
-        let mut world = World {
+        let mut world = World::empty(dir, count, snapshot_every);
+        for node in 1..=count {
+            world.up(node).await;
+        }
+        world
+    }
+
+    /// As the first, with the last node on a storage of its own.
+    pub async fn start_with(count: u32, snapshot_every: u64, last: Store) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::empty(dir.path(), count, snapshot_every);
+        world._temporary = Some(dir);
+        for node in 1..count {
+            world.up(node).await;
+        }
+        world.up_on(count, last).await;
+        world
+    }
+
+    fn empty(dir: &Path, count: u32, snapshot_every: u64) -> World {
+        World {
             net: Arc::default(),
             dir: dir.into(),
             _temporary: None,
             voters: (1..=count).map(NodeId).collect(),
             snapshot_every,
             nodes: BTreeMap::new(),
-        };
-        for node in 1..=count {
-            world.up(node).await;
         }
-        world
     }
 
     pub fn folder(&self, node: u32) -> PathBuf {
@@ -340,9 +356,13 @@ impl World {
 
     /// Starts a node on what is in its folder.
     pub async fn up(&mut self, node: u32) {
+        let store = open(&self.folder(node)).await;
+        self.up_on(node, store).await;
+    }
+
+    async fn up_on(&mut self, node: u32, store: Store) {
         let id = NodeId(node);
         let dir = self.folder(node);
-        let store = open(&dir).await;
         let (boot, at) = watch::channel(NodeBoot { node: id, boot: 1 });
         let registry = Arc::new(Registry::new(CLUSTER));
         let setup = Setup {

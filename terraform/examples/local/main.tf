@@ -39,6 +39,18 @@ variable "workers_per_region" {
   default     = 1
 }
 
+variable "zone" {
+  description = "The DNS zone that the nodes answer for: the name that clients call."
+  type        = string
+  default     = "local.pontoon.test"
+}
+
+variable "lost" {
+  description = "Regions to take away, as if their power had failed; an apply without them brings them back."
+  type        = set(string)
+  default     = []
+}
+
 variable "more_nodes" {
   description = "Nodes of a region beyond nodes_per_region, by region."
   type        = map(number)
@@ -63,6 +75,8 @@ module "cluster" {
   binary             = var.binary
   folder             = coalesce(var.folder, "${abspath(path.root)}/.pontoon")
   workers_per_region = var.workers_per_region
+  zone               = var.zone
+  lost               = var.lost
 }
 
 output "nodes" {

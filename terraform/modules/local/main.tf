@@ -5,7 +5,8 @@
 # is missing, and brings nodes whose configuration or binary changed to it one at a time, behind bin/gate;
 # nodes that are no longer wanted are removed from the cluster before they end; `destroy` stops everything.
 #
-# Left out: load balancers and DNS. Clients and sidecars use the nodes' addresses, see the outputs.
+# The nodes answer for a zone of their own, so clients need its name and the DNS port of a few nodes. Left out:
+# load balancers. Sidecars use the nodes' addresses.
 
 terraform {
   required_version = ">= 1.9"
@@ -33,6 +34,11 @@ module "render" {
   limits          = var.limits
   client_clear    = true
   ops_on_loopback = false
+  dns_service = var.zone == null ? null : {
+    zone         = var.zone
+    name_servers = [for region in local.founding_regions : "${region}-1.client.${var.zone}"]
+    prefixes     = { for region in local.founding_regions : var.regions[region].cidr => region }
+  }
   paths = {
     data        = "${var.folder}/run/{node}/data"
     join_token  = "${var.folder}/secrets/join-token"
@@ -45,29 +51,39 @@ module "render" {
 }
 
 locals {
+  # What all nodes are told must not follow the regions of today, or one more would restart everybody. A client of a
+  # later region is sent to the region of the node that it asks.
+  founding_regions = distinct(module.topology.members[*].region)
+
   cluster       = "${abspath(path.module)}/bin/cluster"
   binary        = abspath(var.binary)
   binary_sha256 = filesha256(var.binary)
 
-  environment = {
+  nodes = {
     for name, node in module.topology.nodes : name => {
+      TLS     = tostring(var.tls)
+      CONFIG  = module.render.files[name]
+      ADDRESS = node.address
+      ADMIN   = "${node.address}:${module.topology.ports.admin}"
+      OPS     = "${node.address}:${module.topology.ports.ops}"
+    }
+  }
+
+  environment = {
+    for name, node in local.nodes : name => merge(node, {
       BINARY        = local.binary
       BINARY_SHA256 = local.binary_sha256
-      TLS           = tostring(var.tls)
-      CONFIG        = module.render.files[name]
-      DIGEST        = sha256("${local.binary_sha256} ${module.render.files[name]}")
-      ADDRESS       = node.address
-      ADMIN         = "${node.address}:${module.topology.ports.admin}"
-      OPS           = "${node.address}:${module.topology.ports.ops}"
-    }
+      DIGEST        = sha256("${local.binary_sha256} ${node.CONFIG}")
+    })
   }
 
   workers = merge([
     for name, region in module.topology.regions : {
       for number in range(1, var.workers_per_region + 1) : "${name}-worker-${number}" => {
-        region  = name
-        address = "${cidrhost(region.subnets[region.zones[0]].edge, 20 + number)}:8001"
-        nodes = join(",", concat(
+        TLS     = tostring(var.tls)
+        REGION  = name
+        ADDRESS = "${cidrhost(region.subnets[region.zones[0]].edge, 20 + number)}:8001"
+        NODES = join(",", concat(
           [for node in values(module.topology.nodes) : "${node.address}:${module.topology.ports.worker}" if node.region == name],
           [for node in values(module.topology.nodes) : "${node.address}:${module.topology.ports.worker}" if node.region != name],
         ))
@@ -152,15 +168,7 @@ resource "terraform_data" "worker" {
   provisioner "local-exec" {
     command     = "exec \"$RUN\" worker \"$FOLDER\" \"$NAME\""
     interpreter = ["/bin/bash", "-c"]
-    environment = {
-      RUN     = local.cluster
-      FOLDER  = var.folder
-      NAME    = each.key
-      ADDRESS = each.value.address
-      REGION  = each.value.region
-      NODES   = each.value.nodes
-      TLS     = tostring(var.tls)
-    }
+    environment = merge(each.value, { RUN = local.cluster, FOLDER = var.folder, NAME = each.key })
   }
 
   provisioner "local-exec" {
@@ -171,11 +179,36 @@ resource "terraform_data" "worker" {
   }
 }
 
+# A region that is gone, as if its power had failed: all its nodes are killed. They come back when it is not lost any
+# more. Its workers live, as machines in other rooms do.
+resource "terraform_data" "loss" {
+  for_each = var.lost
+  input = {
+    cluster = local.cluster
+    folder  = var.folder
+    nodes   = join(" ", [for name, node in module.topology.nodes : name if node.region == each.key])
+  }
+  depends_on = [terraform_data.release, terraform_data.worker]
+
+  provisioner "local-exec" {
+    command     = "exec \"$RUN\" lose \"$FOLDER\" $NODES"
+    interpreter = ["/bin/bash", "-c"]
+    environment = { RUN = self.input.cluster, FOLDER = self.input.folder, NODES = self.input.nodes }
+  }
+
+  provisioner "local-exec" {
+    when        = destroy
+    command     = "exec \"$RUN\" return \"$FOLDER\" $NODES"
+    interpreter = ["/bin/bash", "-c"]
+    environment = { RUN = self.input.cluster, FOLDER = self.input.folder, NODES = self.input.nodes }
+  }
+}
+
 # Depends on everything, so it is destroyed first: from then on nodes only stop, and nobody waits for a
 # quorum that is about to go.
 resource "terraform_data" "whole" {
   input      = { cluster = local.cluster, folder = var.folder }
-  depends_on = [terraform_data.node, terraform_data.release, terraform_data.worker]
+  depends_on = [terraform_data.node, terraform_data.release, terraform_data.worker, terraform_data.loss]
 
   provisioner "local-exec" {
     when        = destroy

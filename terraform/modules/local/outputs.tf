@@ -9,6 +9,7 @@ output "nodes" {
       peer   = "${node.address}:${module.topology.ports.peer}"
       admin  = "${node.address}:${module.topology.ports.admin}"
       ops    = "${node.address}:${module.topology.ports.ops}"
+      dns    = var.zone == null ? null : "${node.address}:${module.topology.ports.dns}"
     }
   }
 }
@@ -27,4 +28,9 @@ output "files" {
 output "members" {
   description = "The first members."
   value       = module.topology.members
+}
+
+output "processes" {
+  description = "What bin/cluster is told of each node and worker by its environment, all but the binary: it starts the same cluster without terraform, see tests/local.py."
+  value       = { nodes = local.nodes, workers = local.workers }
 }

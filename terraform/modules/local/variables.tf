@@ -54,6 +54,33 @@ variable "folder" {
   }
 }
 
+variable "zone" {
+  description = "The DNS zone that the nodes answer for, which is the name that clients call; null for none."
+  type        = string
+  default     = null
+}
+
+variable "lost" {
+  description = "Regions that are gone, as if their power had failed: their nodes are killed, and come back when they are named no more."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = length(setsubtract(var.lost, keys(var.regions))) == 0
+    error_message = "lost names unknown regions: ${join(", ", setsubtract(var.lost, keys(var.regions)))}. There are ${join(", ", keys(var.regions))}."
+  }
+  validation {
+    # Three regions hold the voters of every group, none of them a majority, as long as survive is "region".
+    # A region without nodes has nothing to lose any more.
+    condition = alltrue([for name in var.lost : try(var.regions[name].nodes, 0) == 0]) || (
+      length([for name in var.lost : name if try(var.regions[name].nodes, 0) > 0]) == 1 && var.cluster.survive == "region" &&
+      length([for region in values(var.regions) : region if region.nodes > 0]) >= 3
+    )
+    error_message = "The loss of ${join(" and ", var.lost)} would lose the quorum: what groups outlive is one region of three or more, with survive = \"region\"."
+  }
+}
+
 variable "tls" {
   description = "Whether nodes, sidecars and operators talk TLS, with certificates of a CA that is made in the folder."
   type        = bool

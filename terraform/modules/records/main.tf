@@ -7,9 +7,14 @@
 #   _pontoon-peer._tcp.<service>     SRV: where all nodes listen for each other
 #   _pontoon-worker._tcp.<region>.<service>, _pontoon-admin._tcp.<region>.<service>   SRV of one region's nodes
 #
+#
+# With a delegation, where nodes answer questions of DNS themselves (docs/dns.md):
+#
+#   <zone>                           NS: the zone's servers
+#   <server>                         a server's addresses, all on port 53
+#
 # Names of nodes have private addresses, so they belong into a private zone: `scope` says which records do.
-# Left out: NS and SOA, which are the zone's, and records for the nodes' own DNS answers (port `dns`), which
-# would be one NS per node and a delegation of <service> to them.
+# Left out: NS and SOA of the zone that these records go into, which are its server's.
 
 terraform {
   required_version = ">= 1.9"
@@ -87,5 +92,36 @@ locals {
     ]
   ])
 
-  records = { for record in concat(local.nearest, local.regional, local.nodes, local.services) : record.key => record }
+  # Servers change once in years, so their names may be kept as long as the nodes themselves say, an hour. Their names
+  # are not in the delegated zone, so these are their addresses for everybody and no mere glue.
+  delegation = var.delegation == null ? [] : concat(
+    [{
+      key      = "${var.delegation.zone} NS"
+      name     = var.delegation.zone
+      type     = "NS"
+      ttl      = 3600
+      values   = sort([for server in keys(var.delegation.servers) : "${server}."])
+      scope    = "public"
+      location = null
+      set      = null
+      health   = null
+    }],
+    flatten([
+      for server, addresses in var.delegation.servers : [
+        for type, values in { A = addresses.ipv4, AAAA = addresses.ipv6 } : {
+          key                   = "${server} ${type}"
+          name                  = server
+          type                  = type
+          ttl                   = var.ttl_nodes
+          values                = sort(values)
+          scope                 = "public"
+          location              = null
+          set                   = null
+          health                = null
+        } if length(values) > 0
+      ]
+    ]),
+  )
+
+  records = { for record in concat(local.nearest, local.regional, local.nodes, local.services, local.delegation) : record.key => record }
 }

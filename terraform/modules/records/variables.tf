@@ -39,14 +39,40 @@ variable "nodes" {
   }
 }
 
+variable "delegation" {
+  description = "The zone that the nodes answer for themselves, and its servers with their addresses; null for none."
+  type = object({
+    zone    = string
+    servers = map(object({ ipv4 = optional(list(string), []), ipv6 = optional(list(string), []) }))
+  })
+  default = null
+
+  validation {
+    condition     = var.delegation == null ? true : can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]{2,63}$", var.delegation.zone))
+    error_message = "delegation.zone is a DNS name such as grpc.example.com, without a dot at its end: \"${try(var.delegation.zone, "")}\"."
+  }
+  validation {
+    # Whoever asks for a name below a delegated one is sent to the zone's servers.
+    condition     = var.delegation == null ? true : var.service != var.delegation.zone && !endswith(var.service, ".${var.delegation.zone}")
+    error_message = "The nodes would be asked for ${var.service}, whose records are here: delegate another name than the service's, or one below it, as near.${var.service}."
+  }
+  validation {
+    condition     = length(try(var.delegation.servers, { a = null, b = null })) >= 2
+    error_message = "A zone has two servers at least (RFC 1034 4.1), in two regions if possible: ${join(", ", keys(try(var.delegation.servers, {})))}."
+  }
+  validation {
+    condition     = alltrue([for server, addresses in try(var.delegation.servers, {}) : length(addresses.ipv4) + length(addresses.ipv6) > 0 && !endswith(server, ".${var.delegation.zone}")])
+    error_message = "Each server of ${try(var.delegation.zone, "")} has an address, and a name outside of that zone, because nodes answer for its names with what they advertise: ${join(", ", keys(try(var.delegation.servers, {})))}."
+  }
+}
+
 variable "ports" {
-  description = "The ports of the nodes, and 443 or so for clients; dns is for the nodes' own answers."
+  description = "The ports of the nodes, and 443 or so for clients."
   type = object({
     client = optional(number, 443)
     worker = optional(number, 10086)
     peer   = optional(number, 10085)
     admin  = optional(number, 10080)
-    dns    = optional(number, 10053)
   })
   default  = {}
   nullable = false

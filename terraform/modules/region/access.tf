@@ -3,7 +3,7 @@
 # Peers in other regions are known by their ranges, because a rule can name no group of another region.
 
 resource "aws_security_group" "balancer" {
-  for_each    = toset(["client", "worker"])
+  for_each    = local.balancers
   region      = var.place.location
   name        = "${local.prefix}-${each.key}-balancer"
   description = "The load balancer for ${each.key}s of Pontoon ${local.prefix}"
@@ -28,23 +28,31 @@ resource "aws_security_group" "nodes" {
 }
 
 locals {
-  balancers = {
-    client = { port = 443, target = var.ports.client_tls, cidrs = var.client_cidrs, proxy = true }
-    worker = { port = var.ports.worker, target = var.ports.worker, cidrs = var.worker_cidrs, proxy = false }
-  }
+  # Questions of DNS come to port 53 by UDP and, where answers are long, by TCP.
+  balancers = merge(
+    {
+      client = { port = 443, target = var.ports.client_tls, cidrs = var.client_cidrs, protocols = ["tcp"], proxy = true }
+      worker = { port = var.ports.worker, target = var.ports.worker, cidrs = var.worker_cidrs, protocols = ["tcp"], proxy = false }
+    },
+    length(var.dns_cidrs) == 0 ? {} : {
+      dns = { port = 53, target = var.ports.dns, cidrs = var.dns_cidrs, protocols = ["tcp", "udp"], proxy = false }
+    },
+  )
 
-  to_balancers = merge([
-    for kind, balancer in local.balancers : {
-      for cidr in balancer.cidrs : "${kind} from ${cidr}" => { kind = kind, port = balancer.port, cidr = cidr }
-    }
-  ]...)
+  to_balancers = merge(flatten([
+    for kind, balancer in local.balancers : [
+      for protocol in balancer.protocols : {
+        for cidr in balancer.cidrs : "${kind} by ${protocol} from ${cidr}" => { kind = kind, protocol = protocol, port = balancer.port, cidr = cidr }
+      }
+    ]
+  ])...)
 
-  from_balancers = merge([
-    for kind, balancer in local.balancers : {
-      "${kind} calls"  = { kind = kind, port = balancer.target }
-      "${kind} probes" = { kind = kind, port = var.ports.ops }
-    }
-  ]...)
+  from_balancers = merge(flatten([
+    for kind, balancer in local.balancers : [
+      { "${kind} probes" = { kind = kind, protocol = "tcp", port = var.ports.ops } },
+      { for protocol in balancer.protocols : "${kind} by ${protocol}" => { kind = kind, protocol = protocol, port = balancer.target } },
+    ]
+  ])...)
 
   to_nodes = merge(
     { for name, cidr in var.peer_cidrs : "peers of ${name}" => { port = var.ports.peer, cidr = cidr } },
@@ -58,7 +66,7 @@ resource "aws_vpc_security_group_ingress_rule" "balancer" {
   region            = var.place.location
   security_group_id = aws_security_group.balancer[each.value.kind].id
   description       = each.key
-  ip_protocol       = "tcp"
+  ip_protocol       = each.value.protocol
   from_port         = each.value.port
   to_port           = each.value.port
   cidr_ipv4         = each.value.cidr
@@ -69,7 +77,7 @@ resource "aws_vpc_security_group_egress_rule" "balancer" {
   region                       = var.place.location
   security_group_id            = aws_security_group.balancer[each.value.kind].id
   description                  = each.key
-  ip_protocol                  = "tcp"
+  ip_protocol                  = each.value.protocol
   from_port                    = each.value.port
   to_port                      = each.value.port
   referenced_security_group_id = aws_security_group.nodes.id
@@ -80,7 +88,7 @@ resource "aws_vpc_security_group_ingress_rule" "from_balancer" {
   region                       = var.place.location
   security_group_id            = aws_security_group.nodes.id
   description                  = each.key
-  ip_protocol                  = "tcp"
+  ip_protocol                  = each.value.protocol
   from_port                    = each.value.port
   to_port                      = each.value.port
   referenced_security_group_id = aws_security_group.balancer[each.value.kind].id

@@ -1,6 +1,7 @@
-# Two load balancers, which pass TCP on and end no TLS: one for clients, one for workers.
+# Load balancers, which pass TCP on and end no TLS: one for clients, one for workers, and one for DNS where nodes
+# answer questions.
 #
-# Clients' addresses reach the nodes by a PROXY header. Addresses are static, one for each zone, so that DNS
+# Clients' addresses reach the nodes by a PROXY header, those of whoever asks for names as they are. Addresses are static, one for each zone, so that DNS
 # records can have a time to live of our own choice.
 
 resource "aws_eip" "balancer" {
@@ -13,9 +14,9 @@ resource "aws_eip" "balancer" {
 }
 
 locals {
-  # Inside of a network the addresses are chosen here: the eighth and the ninth of each subnet.
+  # Inside of a network the addresses are chosen here: the eighth to the tenth of each subnet.
   private_addresses = {
-    for kind, host in { client = 8, worker = 9 } : kind => { for zone in var.place.zones : zone => cidrhost(var.place.subnets[zone].edge, host) }
+    for kind, host in { client = 8, worker = 9, dns = 10 } : kind => { for zone in var.place.zones : zone => cidrhost(var.place.subnets[zone].edge, host) }
   }
 }
 
@@ -50,14 +51,15 @@ resource "aws_lb" "this" {
 }
 
 resource "aws_lb_target_group" "this" {
-  for_each           = local.balancers
-  region             = var.place.location
-  name               = "${local.prefix}-${each.key}"
-  target_type        = "ip"
-  protocol           = "TCP"
-  port               = each.value.target
-  vpc_id             = local.vpc_id
-  preserve_client_ip = "false"
+  for_each    = local.balancers
+  region      = var.place.location
+  name        = "${local.prefix}-${each.key}"
+  target_type = "ip"
+  protocol    = contains(each.value.protocols, "udp") ? "TCP_UDP" : "TCP"
+  port        = each.value.target
+  vpc_id      = local.vpc_id
+  # By UDP there is no other way, and nodes count answers by who asks.
+  preserve_client_ip = tostring(contains(each.value.protocols, "udp"))
   proxy_protocol_v2  = each.value.proxy
   # A node that drains lets calls go on for 30 s. Connections beyond that end with the node.
   deregistration_delay   = 60
@@ -81,10 +83,10 @@ resource "aws_lb_listener" "this" {
   for_each          = local.balancers
   region            = var.place.location
   load_balancer_arn = aws_lb.this[each.key].arn
-  protocol          = "TCP"
+  protocol          = aws_lb_target_group.this[each.key].protocol
   port              = each.value.port
-  # The most that there is: nodes find dead connections themselves, and silent calls are none.
-  tcp_idle_timeout_seconds = 6000
+  # The most that there is: nodes find dead connections themselves, and silent calls are none. TCP only.
+  tcp_idle_timeout_seconds = contains(each.value.protocols, "udp") ? null : 6000
   tags                     = local.tags
 
   default_action {

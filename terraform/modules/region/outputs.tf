@@ -8,14 +8,13 @@ output "route_table_ids" {
   value       = var.network == null ? { for zone, table in aws_route_table.nodes : zone => table.id } : var.network.route_table_ids
 }
 
-output "client_addresses" {
-  description = "The addresses of the clients' load balancer."
-  value       = var.internet_facing ? [for zone in var.place.zones : aws_eip.balancer["client ${zone}"].public_ip] : values(local.private_addresses["client"])
-}
-
-output "worker_addresses" {
-  description = "The addresses of the workers' load balancer."
-  value       = var.internet_facing ? [for zone in var.place.zones : aws_eip.balancer["worker ${zone}"].public_ip] : values(local.private_addresses["worker"])
+output "addresses" {
+  description = "The addresses of the load balancers (client, worker, and dns where there is one) by zone."
+  value = {
+    for kind, _ in local.balancers : kind => {
+      for zone in var.place.zones : zone => var.internet_facing ? aws_eip.balancer["${kind} ${zone}"].public_ip : local.private_addresses[kind][zone]
+    }
+  }
 }
 
 output "balancers" {

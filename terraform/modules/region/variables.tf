@@ -34,7 +34,7 @@ variable "nodes" {
 }
 
 variable "files" {
-  description = "The nodes' configuration files from modules/render, with the paths in `paths` of modules/region's outputs."
+  description = "The nodes' configuration files from modules/render."
   type        = map(string)
   nullable    = false
 
@@ -89,6 +89,13 @@ variable "client_cidrs" {
 variable "worker_cidrs" {
   description = "Who may reach the workers' load balancer."
   type        = list(string)
+  nullable    = false
+}
+
+variable "dns_cidrs" {
+  description = "Who may ask the nodes for names, by a load balancer on port 53: everybody, where resolvers anywhere may. Empty: nobody, and there is none."
+  type        = list(string)
+  default     = []
   nullable    = false
 }
 

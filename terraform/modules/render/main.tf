@@ -26,11 +26,16 @@ locals {
         var.paths.client_cert == null ? {} : { client_tls = "${node.address}:${var.ports.client_tls}" },
       )
       proxies = var.client_balancers
-      tls     = { for key, path in local.tls[name] : key => path if path != null }
-      paths   = { for key, path in var.paths : key => path == null ? null : replace(path, "{node}", name) }
-      admin   = var.admin_token_sha256
-      limits  = { for key, value in var.limits : key => value if value != null }
-      log     = var.log
+      # Others hear where clients reach a node, and answers of DNS name it: never an address of loopback, unless
+      # clients are served there.
+      advertise = try(var.client_addresses[name], var.client_clear || var.paths.client_cert == null ? null : "${node.address}:${var.ports.client_tls}")
+      dns       = var.dns_service == null ? null : merge({ for key, value in var.dns_service : key => value if value != null && key != "prefixes" }, { listen = "${node.address}:${var.ports.dns}" })
+      prefixes  = try(var.dns_service.prefixes, {})
+      tls       = { for key, path in local.tls[name] : key => path if path != null }
+      paths     = { for key, path in var.paths : key => path == null ? null : replace(path, "{node}", name) }
+      admin     = var.admin_token_sha256
+      limits    = { for key, value in var.limits : key => value if value != null }
+      log       = var.log
     })
   }
 

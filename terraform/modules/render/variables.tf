@@ -30,6 +30,7 @@ variable "ports" {
     peer       = number
     admin      = number
     ops        = number
+    dns        = optional(number, 10053)
   })
   nullable = false
 }
@@ -91,6 +92,53 @@ variable "client_balancers" {
   type        = list(string)
   default     = []
   nullable    = false
+}
+
+variable "client_addresses" {
+  description = "Where clients reach a node, as host:port by its name, where that is not its own address: its load balancer's, for example."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for address in values(var.client_addresses) : can(regex("^[^\\s:]+:[0-9]{1,5}$", address)) || can(regex("^\\[[0-9a-fA-F:.]+\\]:[0-9]{1,5}$", address))])
+    error_message = "client_addresses are host:port: ${join(", ", [for name, address in var.client_addresses : "${name} has ${address}"])}."
+  }
+}
+
+variable "dns_service" {
+  description = "What all nodes answer as DNS servers, as in [dns_service] of docs/configuration.md; null: nothing. name_servers are those that the zone's parent has. A change is carried out like any other configuration's, by a start of each node."
+  type = object({
+    zone               = string
+    name_servers       = list(string)
+    contact            = optional(string)
+    ttl_seconds        = optional(number)
+    answers_per_second = optional(number)
+    prefixes           = optional(map(string), {})
+  })
+  default = null
+
+  validation {
+    condition     = var.dns_service == null ? true : can(regex("^([a-z0-9_]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z0-9-]{2,63}$", var.dns_service.zone)) && length(var.dns_service.zone) <= 160
+    error_message = "dns_service.zone is a DNS name such as grpc.example.com, without a dot at its end and at most 160 characters: \"${try(var.dns_service.zone, "")}\"."
+  }
+  validation {
+    condition     = var.dns_service == null ? true : length(var.dns_service.name_servers) > 0
+    error_message = "dns_service.name_servers is empty: it names the zone's servers as its parent has them, two or more in different regions."
+  }
+  validation {
+    # What IPv6 addresses look like in full is left to the node's own check.
+    condition     = alltrue([for prefix in keys(try(var.dns_service.prefixes, {})) : can(cidrhost(prefix, 0)) && (strcontains(prefix, ":") || startswith(prefix, "${try(cidrhost(prefix, 0), "")}/"))])
+    error_message = "dns_service.prefixes are ranges of addresses such as 10.1.0.0/16, with no bits behind the prefix: ${join(", ", keys(try(var.dns_service.prefixes, {})))}."
+  }
+  validation {
+    condition     = alltrue([for region in values(try(var.dns_service.prefixes, {})) : contains(concat(var.members[*].region, values(var.nodes)[*].region), region)])
+    error_message = "Unknown region names in dns_service.prefixes: ${join(", ", setsubtract(values(try(var.dns_service.prefixes, {})), concat(var.members[*].region, values(var.nodes)[*].region)))}. Nodes are in ${join(", ", distinct(concat(var.members[*].region, values(var.nodes)[*].region)))}."
+  }
+  validation {
+    condition     = try(var.dns_service.ttl_seconds >= 1 && var.dns_service.ttl_seconds <= 3600, true)
+    error_message = "dns_service.ttl_seconds is between 1 and 3600: clients of a lost region wait for it."
+  }
 }
 
 variable "limits" {

@@ -85,18 +85,18 @@ variable "regions" {
   validation {
     # With "zone" a region's voters are at home. Two zones always have one that holds a majority, so only three outlive the loss of any.
     condition     = alltrue([for region in values(var.regions) : var.cluster.survive == "region" || region.nodes == 0 || length(region.zones) >= 3])
-    error_message = "Too few zones: survive = \"zone\" needs three in each region, because of two zones one holds a majority of the voters. ${join(", ", [for name, region in var.regions : "${name} has ${length(region.zones)}"])}."
+    error_message = "Too few zones: survive = \"zone\" needs three in each region, because of two zones one holds a majority of the voters. ${join(", ", [for name, region in var.regions : "${name} has ${length(region.zones)}" if length(region.zones) < 3])}."
   }
   validation {
     condition     = alltrue([for region in values(var.regions) : length(region.zones) >= min(region.nodes, 2)])
-    error_message = "Too few zones: a region of two or more nodes needs two, or the loss of one zone is the loss of the region. ${join(", ", [for name, region in var.regions : "${name} has ${length(region.zones)}"])}."
+    error_message = "Too few zones: a region of two or more nodes needs two, or the loss of one zone is the loss of the region. ${join(", ", [for name, region in var.regions : "${name} has ${length(region.zones)} for ${region.nodes} nodes" if length(region.zones) < min(region.nodes, 2)])}."
   }
   validation {
     # The placement takes the largest odd number of nodes, so the fourth (or second) node of a lone region never votes.
     condition = alltrue([
       for region in values(var.regions) : var.cluster.survive == "region" && length(var.regions) >= 3 || region.nodes == 0 || region.nodes >= 5 || region.nodes % 2 == 1
     ])
-    error_message = "An even number of voters outlives no more losses than one fewer: where voters stay at home (survive = \"zone\", or fewer than three regions) a region has 1, 3 or at least 5 nodes. ${join(", ", [for name, region in var.regions : "${name} has ${region.nodes}"])}."
+    error_message = "An even number of voters outlives no more losses than one fewer: where voters stay at home (survive = \"zone\", or fewer than three regions) a region has 1, 3 or at least 5 nodes. ${join(", ", [for name, region in var.regions : "${name} has ${region.nodes}" if contains([2, 4], region.nodes)])}."
   }
   validation {
     # A node that starts with an empty folder takes its place in the list only when more than half of the others vouch for it: with two nodes that is "all others", for ever.
@@ -127,7 +127,7 @@ variable "running" {
 }
 
 variable "ports" {
-  description = "The port of each listener, the same on every node. dns is reserved for the node's DNS answers."
+  description = "The port of each listener, the same on every node. dns is for the nodes' own DNS answers, where they are switched on."
   type = object({
     client     = optional(number, 10081)
     client_tls = optional(number, 10443)

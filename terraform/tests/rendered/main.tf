@@ -32,6 +32,14 @@ module "render" {
     client_cert = "/run/pontoon/client.pem"
     client_key  = "/run/pontoon/client.key"
   }
+  client_addresses = { for name, node in module.topology.nodes : name => "${node.region}.pontoon.example.com:443" }
+  dns_service = {
+    zone         = "near.pontoon.example.com"
+    name_servers = ["ns1.eu-central-1.pontoon.example.com", "ns1.us-east-1.pontoon.example.com", "ns1.us-west-2.pontoon.example.com"]
+    contact      = "dns-admin@example.com"
+    ttl_seconds  = 5
+    prefixes     = { "192.0.2.0/24" = "us-east-1", "2001:db8::/32" = "eu-central-1" }
+  }
   client_balancers = [for subnet in values(module.topology.regions["us-east-1"].subnets) : subnet.edge]
   limits           = { connections_max = 50000, idle_ms = 60000 }
   log              = { format = "json" }

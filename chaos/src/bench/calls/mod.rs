@@ -327,7 +327,8 @@ async fn stream(options: &Options, systems: &[System]) -> Result<Vec<Stream>, Er
             let began = clock::now();
             let before = system.cpu();
             let bytes = caller.stream(&message, span).await?;
-            let used: Duration = system.cpu().iter().sum::<Duration>() - before.iter().sum();
+            let used: Duration =
+                system.cpu().iter().sum::<Duration>() - before.iter().sum::<Duration>();
             let mb = bytes as f64 / 1e6;
             // The CPU time also covers the warm-up and the end.
             let all = mb * began.elapsed().as_secs_f64() / span.as_secs_f64();

@@ -68,6 +68,8 @@ pub(in crate::bench) struct Place {
     home: PathBuf,
     pontoon: PathBuf,
     own: PathBuf,
+    /// How many spare tunnels a sidecar offers each node.
+    pub(in crate::bench) spares: u32,
 }
 
 /// One way to a worker of its own.
@@ -95,6 +97,7 @@ impl Place {
             home: common.home()?,
             pontoon: pontoon::program(common.pontoon.clone())?,
             own: std::env::current_exe().map_err(|error| Error(error.to_string()))?,
+            spares: 0,
         })
     }
 
@@ -160,6 +163,7 @@ impl Place {
                 let setup = Setup {
                     tables: format!("{PATIENT}\n{tables}"),
                     relayed: way == Way::PontoonRelayed,
+                    spares: self.spares,
                 };
                 let nodes = Pontoon::start_with(&self.home, &self.pontoon, &setup).await?;
                 let served = nodes.serve(worker, SLOTS).await?;

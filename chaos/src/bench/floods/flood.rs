@@ -3,6 +3,9 @@
 use crate::bench::calls::load::broken;
 use crate::cluster::Error;
 use crate::net;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
@@ -28,7 +31,9 @@ const SLOW: usize = 2_000;
 const TRICKLE: Duration = Duration::from_secs(1);
 
 /// What hostile clients do (S-9).
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(
+    clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flood {
     /// A call and its reset, again and again (CVE-2023-44487).
@@ -47,20 +52,24 @@ pub enum Flood {
     Idle,
 }
 
-/// Floods a port until it is dropped.
-pub(super) async fn start(flood: Flood, port: u16) -> Result<JoinSet<()>, Error> {
+/// Floods an address until it is dropped; counts writes that the other side took.
+pub(crate) async fn start(
+    flood: Flood,
+    to: SocketAddr,
+    taken: &Arc<AtomicU64>,
+) -> Result<JoinSet<()>, Error> {
     let mut attackers = JoinSet::new();
     match flood {
         Flood::Idle | Flood::SlowHead => {
             let number = if flood == Flood::Idle { HOLDERS } else { SLOW };
             for _ in 0..number {
-                let stream = net::dial(port).await.map_err(broken)?;
-                attackers.spawn(hold(stream, flood));
+                let stream = net::dial_to(to).await.map_err(broken)?;
+                attackers.spawn(hold(stream, flood, Arc::clone(taken)));
             }
         }
         _ => {
             for _ in 0..ATTACKERS {
-                attackers.spawn(again(flood, port));
+                attackers.spawn(again(flood, to, Arc::clone(taken)));
             }
         }
     }
@@ -68,8 +77,9 @@ pub(super) async fn start(flood: Flood, port: u16) -> Result<JoinSet<()>, Error>
 }
 
 /// Holds a connection; a slow head gets another byte now and then.
-async fn hold(mut stream: net::TcpStream, flood: Flood) {
+async fn hold(mut stream: net::TcpStream, flood: Flood, taken: Arc<AtomicU64>) {
     if flood == Flood::Idle {
+        taken.fetch_add(1, Ordering::Relaxed);
         // Either side may close it.
         let mut rest = [0; 64];
         while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
@@ -82,17 +92,18 @@ async fn hold(mut stream: net::TcpStream, flood: Flood) {
         if stream.write_all(&[*byte]).await.is_err() {
             return;
         }
+        taken.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(TRICKLE).await;
     }
 }
 
 /// Sends bursts at a steady rate, on a new connection whenever the last one was closed.
-async fn again(flood: Flood, port: u16) {
+async fn again(flood: Flood, to: SocketAddr, taken: Arc<AtomicU64>) {
     let mut ticks = tokio::time::interval(Duration::from_millis(1_000 / BURSTS));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Ok(stream) = net::dial(port).await else {
+        let Ok(stream) = net::dial_to(to).await else {
             continue;
         };
         let (mut reader, mut writer) = stream.into_split();
@@ -115,6 +126,7 @@ async fn again(flood: Flood, port: u16) {
                 if writer.write_all(&burst).await.is_err() {
                     return;
                 }
+                taken.fetch_add(1, Ordering::Relaxed);
                 ticks.tick().await;
             }
         };

@@ -4,7 +4,7 @@
 //! the same flood goes to a process that only reads: the machine is shared, so what remains is what
 //! the node itself does with the flood.
 
-mod flood;
+pub(crate) mod flood;
 
 use super::Common;
 use super::calls::load;
@@ -13,8 +13,10 @@ use super::numbers::{median, percentile};
 use super::report::{self, Goal};
 use crate::clock;
 use crate::cluster::Error;
-use flood::Flood;
+use crate::net;
+pub use flood::Flood;
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Calls per second of the client that is measured.
@@ -111,7 +113,7 @@ async fn row(options: &Options, system: &System, sink: u16, flood: Flood) -> Res
             for caller in &mut callers {
                 caller.call(&message).await?;
             }
-            let mut attackers = flood::start(flood, port).await?;
+            let mut attackers = flood::start(flood, net::local(port), &Arc::default()).await?;
             let took = load::paced(&callers, RATE, &message, span).await?;
             attackers.shutdown().await;
             seen.push(f64::from(percentile(&took, 0.99)));

@@ -276,6 +276,47 @@ async fn c_fwd_1_to_9_the_worker_sees_the_request_as_the_contract_says() {
 }
 
 #[tokio::test]
+async fn c_fwd_2_a_guests_credentials_never_reach_the_owners_worker() {
+    let world = World::with(Plan {
+        policy: VersionPolicy {
+            forward_credentials: true,
+            ..VersionPolicy::default()
+        },
+        shared: true,
+        ..Plan::default()
+    })
+    .await;
+    let client = world.connect().await;
+    let mut guest = client.with_key(&world.keys.stranger);
+    let answer = guest.unary(&[("cookie", "a=1")]).await;
+    assert_eq!(answer.get("grpc-status"), "0", "{answer:?}");
+    let head = world.seen().last_head();
+    assert_eq!(head.headers()["nvcf-sub"], "eve");
+    let guests = "5f5f5f5f-5f5f-5f5f-5f5f-5f5f5f5f5f5f";
+    assert_eq!(head.headers()["nvcf-ncaid"], guests);
+    assert!(!head.headers().contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn c_err_6_owner_and_guest_of_one_function_never_meet_in_a_session() {
+    let world = World::with(Plan {
+        shared: true,
+        ..Plan::default()
+    })
+    .await;
+    let mut owner = world.connect().await;
+    let mut guest = owner.with_key(&world.keys.stranger);
+    let owners = owner.unary(&[]).await.session();
+    let guests = guest.unary(&[]).await.session();
+    assert_ne!(owners, guests, "one connection, two tenants");
+    for (client, own, other) in [(&mut owner, owners, guests), (&mut guest, guests, owners)] {
+        let answer = client.unary(&[("nvcf-reqid", &other.to_string())]).await;
+        assert_eq!(answer.fault(), ("5", "no existing session found"));
+        assert_eq!(client.unary(&[]).await.session(), own);
+    }
+}
+
+#[tokio::test]
 async fn c_fwd_2_a_version_may_want_credentials() {
     let world = World::with(Plan {
         policy: VersionPolicy {

@@ -21,7 +21,8 @@ use pontoon_proto::id::{FunctionId, KeyId, RegionId, RequestId, TenantId, Versio
 use pontoon_proto::key::{self, KeyClass};
 use pontoon_raft::catalog::Catalog;
 use pontoon_raft::catalog::command::{
-    Command, Function, Key, KeyKind, Pin, Reply, Tenant, Version, VersionPolicy, VersionState,
+    Command, Function, Key, KeyKind, Pin, Reply, SHARES_FORMAT, Tenant, Version, VersionPolicy,
+    VersionState,
 };
 use pontoon_raft::machine::{Clock, Machine as _};
 use std::collections::BTreeMap;
@@ -221,7 +222,7 @@ impl Member for FakeJoined {
         if sender.clone().ready().await.is_err() {
             *sender = worker::dial(&self.sessions.seen).await;
         }
-        Ok(Wire::H2(sender.clone()))
+        Ok(Wire::H2(sender.clone(), Arc::default()))
     }
 
     fn closes_cleanly(&self) {
@@ -266,6 +267,8 @@ pub(super) struct Plan {
     pub(super) policy: VersionPolicy,
     /// How many opens may go through before the gate has to be opened.
     pub(super) opens: usize,
+    /// Whether the other tenant may call function F.
+    pub(super) shared: bool,
 }
 
 impl Default for Plan {
@@ -274,6 +277,7 @@ impl Default for Plan {
             limits: Limits::default(),
             policy: VersionPolicy::default(),
             opens: 1 << 20,
+            shared: false,
         }
     }
 }
@@ -320,6 +324,17 @@ impl World {
                 actor: actor(),
             };
             apply(&mut known, Command::CreateVersion(version));
+        }
+        if plan.shared {
+            let format = SHARES_FORMAT;
+            apply(&mut known, Command::RaiseFormat { format });
+            let share = Command::SetShare {
+                function: F,
+                tenant: U,
+                shared: true,
+                actor: actor(),
+            };
+            apply(&mut known, share);
         }
         let mut make = |catalog: &mut Catalog, n: u8, subject: &str, tenant, functions| {
             let secret = key::mint(KeyClass::Client, [n; key::RANDOM_LEN]);

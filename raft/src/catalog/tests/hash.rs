@@ -3,7 +3,8 @@
 use super::limits::set;
 use super::routes::{only, spill, weigh};
 use super::rules::{World, client, key, node, region, worker};
-use crate::catalog::command::{Command, Limited, ROUTES_FORMAT, Reply};
+use super::shares::share;
+use crate::catalog::command::{Command, Limited, Reply, SHARES_FORMAT};
 use crate::catalog::{Catalog, Records};
 use crate::machine::{Machine, flipped, reborn};
 use imbl::OrdMap;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// A catalog with records of every kind.
 fn varied() -> Catalog {
     let mut world = World::with_two_tenants();
-    let format = ROUTES_FORMAT;
+    let format = SHARES_FORMAT;
     let of = Limited::Tenant(pontoon_proto::id::TenantId(uuid::Uuid::from_u128(1)));
     for command in [
         Command::RaiseFormat { format },
@@ -23,6 +24,7 @@ fn varied() -> Catalog {
         node(1, 4, "one", 7001),
         weigh(11, &[(21, 95)]),
         spill(21, only(&[1])),
+        share(11, 2, true),
     ] {
         assert_eq!(world.say(command), Reply::Done);
     }
@@ -68,6 +70,7 @@ fn a_bit_in_any_record_changes_the_state_hash() {
         limits,
         weights,
         spills,
+        shares,
     } = state.records.clone();
     planted_all!(&state, tenants, keys, functions, versions, regions, nodes);
     for (place, record) in audit.iter().enumerate() {
@@ -90,6 +93,12 @@ fn a_bit_in_any_record_changes_the_state_hash() {
             other.spills.insert(of, one);
         });
     }
+    for share in shares {
+        planted(&state, "shares", flipped(&share), |other, one| {
+            other.shares.remove(&share);
+            other.shares.insert(one);
+        });
+    }
     planted(&state, "settings", flipped(&settings), |other, one| {
         other.settings = one
     });
@@ -104,7 +113,7 @@ fn a_record_more_or_less_changes_the_state_hash() {
         *map = map.without_min().1;
     }
     let state = varied();
-    let changes: [fn(&mut Records); 10] = [
+    let changes: [fn(&mut Records); 11] = [
         |records| first(&mut records.tenants),
         |records| first(&mut records.keys),
         |records| first(&mut records.functions),
@@ -115,6 +124,7 @@ fn a_record_more_or_less_changes_the_state_hash() {
         |records| first(&mut records.limits),
         |records| first(&mut records.weights),
         |records| first(&mut records.spills),
+        |records| records.shares.clear(),
     ];
     for (number, change) in changes.iter().enumerate() {
         let mut other = state.clone();

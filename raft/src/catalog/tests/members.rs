@@ -28,7 +28,7 @@ fn admission(name: &str, region: &str, folder: u8, founder: Option<u32>) -> Admi
             ops: text(),
             folder: [0; 16],
             life: 0,
-            format: 1,
+            format: LIVES_FORMAT,
             standing: Standing::Member,
         },
     }
@@ -142,7 +142,9 @@ fn a_build_that_is_too_old_is_not_admitted_and_formats_only_rise_when_all_read_t
     assert_eq!(world.say(Command::RaiseFormat { format: 2 }), Reply::Done);
     assert_eq!(world.say(Command::RaiseFormat { format: 1 }), Reply::Done);
     assert_eq!(world.state.format(), 2);
-    let text = refused(say(&mut world, "old", "r1", 40, None));
+    let mut old = admission("old", "r1", 40, None);
+    old.node.format = 1;
+    let text = refused(world.say(Command::AdmitNode(old)));
     assert!(text.contains("start a newer build"), "{text}");
 }
 
@@ -188,6 +190,29 @@ fn h_24_what_was_removed_stays_removed_and_its_name_may_be_used_again() {
     assert_eq!(again.number, RegionId(4));
     assert_eq!(world.state.regions().count(), 3);
     assert!(world.state.region(RegionId(3)).unwrap().gone);
+}
+
+#[test]
+fn s_8_a_first_member_that_was_removed_comes_back_in_a_life_that_it_never_had() {
+    // In one that it had it might be a member that had voted. Older formats mean what they meant.
+    for (format, lives) in [(LIVES_FORMAT, [3, 4]), (LIVES_FORMAT - 1, [2, 2])] {
+        let mut world = World::new();
+        for number in 1..=3u8 {
+            let (name, home) = (format!("n{number}"), format!("r{number}"));
+            let reply = say(&mut world, &name, &home, number, Some(number.into()));
+            assert_eq!(reply, admitted(number.into(), 2));
+        }
+        assert_eq!(world.say(Command::RaiseFormat { format }), Reply::Done);
+        for (folder, life) in (60..).zip(lives) {
+            let remove = Command::RemoveNode {
+                node: NodeId(2),
+                actor: "ada".to_owned(),
+            };
+            assert_eq!(world.say(remove), Reply::Done);
+            let reply = say(&mut world, "n2", "r2", folder, Some(2));
+            assert_eq!(reply, admitted(2, life), "format {format}");
+        }
+    }
 }
 
 #[test]

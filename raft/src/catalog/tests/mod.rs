@@ -6,3 +6,4 @@ mod members;
 mod pins;
 mod routes;
 mod rules;
+mod shares;

@@ -182,6 +182,12 @@ fn commands() -> Vec<Command> {
             what: "drain of node n1".into(),
             actor: actor(),
         },
+        Command::SetShare {
+            function: FunctionId(id(3)),
+            tenant: TenantId(id(5)),
+            shared: true,
+            actor: actor(),
+        },
     ]
 }
 
@@ -214,6 +220,7 @@ fn state() -> Catalog {
                 | Command::SetWeights { .. }
                 | Command::SetSpill { .. }
                 | Command::Record { .. }
+                | Command::SetShare { .. }
         );
         !removes
     });
@@ -280,6 +287,29 @@ fn routed_state() -> Catalog {
     state
 }
 
+/// The same under a newer format, with a function that two tenants call.
+fn shared_state() -> Catalog {
+    let mut state = routed_state();
+    let format = SHARES_FORMAT;
+    let before = [
+        Command::PutNode(Node { format, ..node() }),
+        Command::RaiseFormat { format },
+        Command::CreateTenant(Tenant {
+            id: TenantId(id(5)),
+            name: "guest".into(),
+            actor: actor(),
+        }),
+    ];
+    let shares = commands().into_iter();
+    let shares = shares.filter(|command| matches!(command, Command::SetShare { .. }));
+    for (command, index) in before.into_iter().chain(shares).zip(300..) {
+        let reply = state.apply(index, Clock(index * 100), command, &mut Vec::new());
+        assert_eq!(reply, Reply::Done);
+    }
+    state.check().unwrap();
+    state
+}
+
 #[test]
 fn what_a_catalog_writes_keeps_its_bytes() {
     let mut golden = Golden::of("catalog-");
@@ -289,6 +319,7 @@ fn what_a_catalog_writes_keeps_its_bytes() {
         ("state", state()),
         ("state-limits", limited_state()),
         ("state-routes", routed_state()),
+        ("state-shares", shared_state()),
     ] {
         let mut bytes = Vec::new();
         codec::write_state(&state, &mut bytes).unwrap();

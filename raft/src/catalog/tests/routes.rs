@@ -1,6 +1,6 @@
 //! Weights between versions, and the regions that a version may use.
 
-use super::rules::{World, function, region, version};
+use super::rules::{World, function, refused, region, version};
 use crate::catalog::command::*;
 use crate::machine::{Machine, reborn};
 use pontoon_proto::id::{FunctionId, RegionId, VersionId};
@@ -54,13 +54,6 @@ fn old_world() -> World {
     world
 }
 
-fn refused(reply: Reply) -> String {
-    match reply {
-        Reply::Invalid(text) | Reply::NotFound(text) | Reply::Refused(text) => text,
-        other => panic!("{other:?} is no refusal"),
-    }
-}
-
 #[test]
 fn weights_are_set_all_at_once_and_whoever_is_not_named_has_none() {
     let mut world = world();
@@ -78,15 +71,13 @@ fn weights_are_set_all_at_once_and_whoever_is_not_named_has_none() {
 #[test]
 fn each_change_of_a_route_is_audited_and_a_repetition_is_not() {
     let mut world = world();
-    let before = world.state.audit().count();
+    let before = world.audited();
     for _ in 0..2 {
         assert_eq!(world.say(weigh(11, &[(21, 95), (23, 5)])), Reply::Done);
         assert_eq!(world.say(spill(21, only(&[2, 1]))), Reply::Done);
     }
-    let said = world.state.audit().skip(before);
-    let said: Vec<_> = said.map(|one| one.what.clone()).collect();
     assert_eq!(
-        said,
+        world.said_since(before),
         [
             format!("weigh the versions of function {FUNCTION}: {STABLE}=95, {CANARY}=5"),
             format!("open sessions of version {STABLE} in there, here only"),

@@ -137,8 +137,22 @@ impl World {
         reply
     }
 
-    fn audited(&self) -> usize {
+    pub(super) fn audited(&self) -> usize {
         self.state.audit().count()
+    }
+
+    /// What the audit trail has behind its first entries.
+    pub(super) fn said_since(&self, audited: usize) -> Vec<String> {
+        let later = self.state.audit().skip(audited);
+        later.map(|one| one.what.clone()).collect()
+    }
+}
+
+/// Why a command was not carried out.
+pub(super) fn refused(reply: Reply) -> String {
+    match reply {
+        Reply::Invalid(text) | Reply::NotFound(text) | Reply::Refused(text) => text,
+        other => panic!("{other:?} is no refusal"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::script::{Ask, REFUSED_LOST, World, at, session, version, worker};
 use crate::directory::command::{AttachRefusal, Command, DrainReason, Effect, EndReason, Reply};
-use crate::directory::queue::{QUEUE_MAX, QUEUE_TENANT_MAX};
+use crate::directory::queue::{QUEUE_MAX, QUEUE_TENANT_MAX, WARY_FORMAT};
 use crate::machine::{Clock, Machine};
 
 #[test]
@@ -368,26 +368,40 @@ fn h_24_an_id_of_another_region_is_not_taken_in() {
 }
 
 #[test]
-fn h_27_a_worker_that_no_tunnel_reaches_is_set_aside_until_one_does() {
-    let mut world = World::with_worker(8);
-    world.attach(2, 1, at(1, 1), 1);
-    let mut worked = Vec::new();
-    for number in 1..=4 {
-        let binding = world.bind(number, at(1, 1));
-        worked.push(binding.worker == worker(1));
-        if binding.worker == worker(1) {
-            world.end(number, EndReason::NoLink);
-        }
+fn h_27_a_worker_that_no_tunnel_reaches_comes_last_and_is_set_aside_until_one_does() {
+    let mut world = World::with_worker(2);
+    world.attach(2, 3, at(1, 1), 1);
+    assert_eq!(world.bind(1, at(1, 1)).worker, worker(1));
+    world.end(1, EndReason::NoLink);
+    // It is the emptiest, and yet nobody has it again while another one has room.
+    for number in 2..=4 {
+        assert_eq!(world.bind(number, at(1, 1)).worker, worker(2));
     }
-    assert_eq!(worked, [true, true, true, false]);
+    for number in 5..=6 {
+        assert_eq!(world.bind(number, at(1, 1)).worker, worker(1));
+        world.end(number, EndReason::NoLink);
+    }
     let aside = world.state.worker(worker(1)).unwrap();
     assert!(aside.draining.contains(&DrainReason::NoLink));
-    assert_eq!(world.open(5, Ask::default()), Reply::Queued);
+    assert_eq!(world.open(7, Ask::default()), Reply::Queued);
     assert_eq!(
         world.apply(Command::LinkUp { worker: worker(1) }),
         Reply::Done
     );
-    assert_eq!(world.place(5), "bound 1/0");
+    assert_eq!(world.place(7), "bound 1/0");
+}
+
+#[test]
+fn h_27_entries_of_an_older_format_choose_the_emptiest_worker() {
+    let mut world = World::with_worker(2);
+    world.attach(2, 3, at(1, 1), 1);
+    world.state.governed_by(WARY_FORMAT - 1);
+    for number in 1..=2 {
+        assert_eq!(world.bind(number, at(1, 1)).worker, worker(1));
+        world.end(number, EndReason::NoLink);
+    }
+    world.state.governed_by(WARY_FORMAT);
+    assert_eq!(world.bind(3, at(1, 1)).worker, worker(2));
 }
 
 #[test]

@@ -437,10 +437,13 @@ impl Oracle {
             .workers
             .iter()
             .filter(|(id, one)| one.version == version && self.ready(**id));
-        let free = of.map(|(id, one)| (self.used(*id).len() as u32, *id, one.slots));
-        free.filter(|(used, _, slots)| used < slots)
+        let free = of.map(|(id, one)| {
+            let used = self.used(*id).len() as u32;
+            (one.failed > 0, used, *id, one.slots)
+        });
+        free.filter(|(_, used, _, slots)| used < slots)
             .min()
-            .map(|(_, id, _)| id)
+            .map(|(_, _, id, _)| id)
     }
 
     fn bind(

@@ -106,3 +106,54 @@ run "a_ttl_that_keeps_clients_at_a_lost_region" {
   }
   expect_failures = [var.ttl]
 }
+
+run "a_zone_is_delegated_to_the_nodes" {
+  command = plan
+  variables {
+    delegation = {
+      zone = "near.pontoon.example.com"
+      servers = {
+        "ns1.us-east-1.pontoon.example.com"    = { ipv4 = ["192.0.2.21"] }
+        "ns1.eu-central-1.pontoon.example.com" = { ipv4 = ["192.0.2.29"], ipv6 = ["2001:db8::29"] }
+      }
+    }
+  }
+  assert {
+    condition     = output.records["near.pontoon.example.com NS"].values == tolist(["ns1.eu-central-1.pontoon.example.com.", "ns1.us-east-1.pontoon.example.com."])
+    error_message = jsonencode(output.records["near.pontoon.example.com NS"])
+  }
+  assert {
+    condition = alltrue([
+      for server in output.records["near.pontoon.example.com NS"].values : contains(keys(output.records), "${trimsuffix(server, ".")} A")
+    ])
+    error_message = "A server of the zone has no address."
+  }
+  assert {
+    condition     = output.records["ns1.eu-central-1.pontoon.example.com AAAA"].values == tolist(["2001:db8::29"]) && output.records["ns1.us-east-1.pontoon.example.com A"].scope == "public"
+    error_message = jsonencode(output.records)
+  }
+}
+
+run "the_services_own_name_is_delegated" {
+  command = plan
+  variables {
+    delegation = { zone = "example.com", servers = { "ns1.example.net" = { ipv4 = ["192.0.2.1"] }, "ns2.example.net" = { ipv4 = ["192.0.2.2"] } } }
+  }
+  expect_failures = [var.delegation]
+}
+
+run "a_zone_with_one_server" {
+  command = plan
+  variables {
+    delegation = { zone = "near.pontoon.example.com", servers = { "ns1.example.net" = { ipv4 = ["192.0.2.1"] } } }
+  }
+  expect_failures = [var.delegation]
+}
+
+run "a_server_in_the_zone_that_it_answers_for" {
+  command = plan
+  variables {
+    delegation = { zone = "near.pontoon.example.com", servers = { "ns1.near.pontoon.example.com" = { ipv4 = ["192.0.2.1"] }, "ns2.example.net" = { ipv4 = ["192.0.2.2"] } } }
+  }
+  expect_failures = [var.delegation]
+}

@@ -46,6 +46,9 @@ run "a_founder_has_the_members_and_does_not_join" {
       worker = "10.0.0.11:10086"
       client_tls_proxy_from = ["10.0.128.0/20"]
 
+      [advertise]
+      client = "10.0.0.11:10443"
+
       [tls]
       ca_file = "/run/pontoon/ca.pem"
       cert_file = "/run/pontoon/us-east-1-1.pem"
@@ -146,4 +149,96 @@ run "an_unknown_log_format" {
     log = { format = "xml" }
   }
   expect_failures = [var.log]
+}
+
+run "nodes_answer_dns_with_where_clients_reach_them" {
+  command = plan
+  variables {
+    client_addresses = { us-east-1-2 = "198.51.100.7:443" }
+    dns_service = {
+      zone         = "grpc.example.com"
+      name_servers = ["ns.us-east-1.example.com"]
+      prefixes     = { "10.0.0.0/16" = "us-east-1", "2001:db8::/32" = "us-east-1" }
+    }
+  }
+  assert {
+    condition = strcontains(output.files["us-east-1-1"], <<-EOT
+
+      [dns_service]
+      listen = "10.0.0.11:10053"
+      name_servers = ["ns.us-east-1.example.com"]
+      zone = "grpc.example.com"
+
+      [dns_service.prefixes]
+      "10.0.0.0/16" = "us-east-1"
+      "2001:db8::/32" = "us-east-1"
+
+      [log]
+    EOT
+    )
+    error_message = output.files["us-east-1-1"]
+  }
+  assert {
+    condition     = strcontains(output.files["us-east-1-1"], "[advertise]\nclient = \"10.0.0.11:10443\"\n") && strcontains(output.files["us-east-1-2"], "[advertise]\nclient = \"198.51.100.7:443\"\n")
+    error_message = "Answers of DNS would lead past the load balancer."
+  }
+}
+
+run "clients_in_clear_text_reach_a_node_where_it_listens_for_them" {
+  command = plan
+  variables {
+    client_clear = true
+  }
+  assert {
+    condition     = !strcontains(output.files["us-east-1-1"], "[advertise]")
+    error_message = output.files["us-east-1-1"]
+  }
+}
+
+run "a_zone_that_is_no_name" {
+  command = plan
+  variables {
+    dns_service = { zone = "grpc.example.com.", name_servers = ["ns.example.com"] }
+  }
+  expect_failures = [var.dns_service]
+}
+
+run "a_zone_without_servers" {
+  command = plan
+  variables {
+    dns_service = { zone = "grpc.example.com", name_servers = [] }
+  }
+  expect_failures = [var.dns_service]
+}
+
+run "a_prefix_with_bits_behind_it" {
+  command = plan
+  variables {
+    dns_service = { zone = "grpc.example.com", name_servers = ["ns.example.com"], prefixes = { "10.0.0.1/16" = "us-east-1" } }
+  }
+  expect_failures = [var.dns_service]
+}
+
+run "a_prefix_in_an_unknown_region" {
+  command = plan
+  variables {
+    dns_service = { zone = "grpc.example.com", name_servers = ["ns.example.com"], prefixes = { "10.0.0.0/16" = "us-wset-1" } }
+  }
+  expect_failures = [var.dns_service]
+}
+
+run "a_ttl_of_no_time" {
+  command = plan
+  variables {
+    dns_service = { zone = "grpc.example.com", name_servers = ["ns.example.com"], ttl_seconds = 0 }
+  }
+  expect_failures = [var.dns_service]
+}
+
+run "a_client_address_without_a_port" {
+  command = plan
+  variables {
+    client_addresses = { us-east-1-2 = "198.51.100.7" }
+  }
+  expect_failures = [var.client_addresses]
 }

@@ -6,9 +6,11 @@ variable "regions" {
     nodes          = number
     founding_nodes = number
   }))
-  default = {
-    us-east-1 = { cidr = "10.64.0.0/16", zones = ["us-east-1a", "us-east-1b", "us-east-1c"], nodes = 3, founding_nodes = 3 }
-  }
+}
+
+variable "survive" {
+  description = "What groups outlive: \"region\", where there are three, or \"zone\"."
+  type        = string
 }
 
 variable "running" {
@@ -68,6 +70,18 @@ variable "private_zone_id" {
   description = "A private zone for nodes' names, null for none."
   type        = string
   default     = null
+}
+
+variable "dns_zone" {
+  description = "A name in zone_id that nodes answer for themselves (docs/dns.md), as near.<service>; null: Route 53 alone picks regions."
+  type        = string
+  default     = null
+}
+
+variable "dns_prefixes" {
+  description = "Where clients are, for dns_zone: regions by ranges of addresses. Clients beyond them get the region of the server that their resolver asks."
+  type        = map(string)
+  default     = {}
 }
 
 variable "topics" {

@@ -1,5 +1,8 @@
-# Three regions on AWS, as one apply: see terraform/README.md, "Bootstrap".
+# Regions on AWS, three or one, as one apply: see terraform/README.md, "Bootstrap".
 #
+#   terraform apply -var-file=three-regions.tfvars -var-file=own.tfvars
+#
+# A cluster that begins with one region ends with three without a new beginning: they are lines in `regions`.
 # One provider serves all regions: since version 6 its resources take `region`, so a region more is a line in
 # `regions` and no provider more.
 
@@ -20,11 +23,19 @@ provider "aws" {
 
 locals {
   cluster = "prod"
+
+  # The servers of dns_zone: load balancers' addresses in two zones of each region that founded. Not those of later
+  # regions, whose names would change every node's configuration.
+  name_servers = merge([
+    for name, region in module.topology.regions : {
+      for number, zone in slice(region.zones, 0, min(2, length(region.zones))) : "ns${number + 1}.${name}.${var.service}" => { region = name, zone = zone }
+    } if var.dns_zone != null && region.founding_nodes > 0
+  ]...)
 }
 
 module "topology" {
   source       = "../../modules/topology"
-  cluster      = { name = local.cluster, survive = "region" }
+  cluster      = { name = local.cluster, survive = var.survive }
   regions      = var.regions
   running      = var.running
   platform     = "aws"
@@ -48,6 +59,10 @@ module "render" {
     client_cert = "/run/pontoon/client.pem"
     client_key  = "/run/pontoon/client.key"
   }
+  # Clients come by the region's load balancer. Nodes look its name up, so its addresses, which are chosen later, need
+  # not be known here.
+  client_addresses = { for name, node in module.topology.nodes : name => "${node.region}.${var.service}:443" }
+  dns_service      = var.dns_zone == null ? null : { zone = var.dns_zone, name_servers = keys(local.name_servers), prefixes = var.dns_prefixes }
   client_balancers = flatten([for region in values(module.topology.regions) : [for subnet in values(region.subnets) : subnet.edge]])
   log              = { format = "json" }
 }
@@ -64,6 +79,7 @@ module "region" {
   peer_cidrs     = { for name, region in module.topology.regions : name => region.cidr }
   client_cidrs   = ["0.0.0.0/0"]
   worker_cidrs   = ["0.0.0.0/0"]
+  dns_cidrs      = var.dns_zone == null ? [] : ["0.0.0.0/0"]
   operator_cidrs = var.operator_cidrs
   image          = var.images[each.key]
   kms_key_arn    = lookup(var.kms_key_arns, each.key, null)
@@ -91,9 +107,13 @@ module "records" {
   regions = {
     for name, region in module.topology.regions : name => {
       location = region.location
-      client   = { ipv4 = module.region[name].client_addresses }
-      worker   = { ipv4 = module.region[name].worker_addresses }
+      client   = { ipv4 = values(module.region[name].addresses["client"]) }
+      worker   = { ipv4 = values(module.region[name].addresses["worker"]) }
     }
+  }
+  delegation = var.dns_zone == null ? null : {
+    zone    = var.dns_zone
+    servers = { for server, at in local.name_servers : server => { ipv4 = [module.region[at.region].addresses["dns"][at.zone]] } }
   }
 }
 
