@@ -18,6 +18,7 @@ use crate::report::{Elected, Leaders, Report as Page};
 use crate::scenario::{Mode, Scenario};
 use crate::seed::Seed;
 use crate::workload::Clients;
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -358,6 +359,12 @@ impl Ran {
     }
 }
 
+/// How long a group may be too weak to lose a voter.
+const BORNE: Duration = Duration::from_secs(60);
+
+/// How soon that is looked at again.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Runs the schedule; what is still to be undone is left for the caller.
 async fn schedule(
     scenario: &Scenario,
@@ -368,6 +375,7 @@ async fn schedule(
 ) -> Result<Vec<Done>, Error> {
     let mut open: Vec<(Duration, Done)> = Vec::new();
     let mut kept: Vec<Done> = Vec::new();
+    let mut late: VecDeque<(Duration, &Planned)> = VecDeque::new();
     let mut faults = faults.iter().peekable();
     let run = Duration::from_millis(scenario.workload.run_ms);
     loop {
@@ -377,7 +385,26 @@ async fn schedule(
             hand.heal(world, done).await?;
             continue;
         }
-        if let Some(fault) = faults.next_if(|fault| fault.at() <= now) {
+        // What costs a voter waits until that can be borne, and meanwhile others are healed.
+        let mut due = faults.next_if(|fault| fault.at() <= now);
+        if let Some((until, fault)) = late.front().filter(|_| due.is_none()) {
+            match world.weakest().await? {
+                None => due = late.pop_front().map(|(_, fault)| fault),
+                Some(weak) if *until <= now => {
+                    let words = fault.words();
+                    return Err(Error(format!(
+                        "{weak} is too weak for {words} for {BORNE:?}"
+                    )));
+                }
+                Some(_) => {}
+            }
+        } else if let Some(fault) = due.filter(|fault| fault.costs_a_voter())
+            && world.weakest().await?.is_some()
+        {
+            late.push_back((now + BORNE, fault));
+            continue;
+        }
+        if let Some(fault) = due {
             let done = hand.hurt(world, fault).await?;
             match fault.lasts() {
                 Some(lasts) => open.push((Duration::from_micros(record.now()) + lasts, done)),
@@ -386,7 +413,8 @@ async fn schedule(
             continue;
         }
         let next = open.iter().map(|(until, _)| *until);
-        let next = next.chain(faults.peek().map(|fault| fault.at())).min();
+        let next = next.chain(faults.peek().map(|fault| fault.at()));
+        let next = next.chain(late.front().map(|_| now + AGAIN)).min();
         let next = match next {
             Some(next) => next,
             None if now < run => run,

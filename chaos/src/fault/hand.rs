@@ -132,8 +132,6 @@ impl Hand {
                     each(world, &done.who, |world, node| {
                         disk::write_unsynced(&world.data(node)).map(|()| String::new())
                     })?;
-                } else {
-                    world.tolerant().await?;
                 }
                 for who in &done.who {
                     self.signal(world, *who, Harm::Kill, u64::MAX);
@@ -177,7 +175,6 @@ impl Hand {
                 String::new()
             }
             Harm::Remove => {
-                world.tolerant().await?;
                 let mut said = Vec::new();
                 for node in nodes(&done.who)? {
                     said.push(world.remove(node).await?);

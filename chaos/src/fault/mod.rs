@@ -102,7 +102,15 @@ impl Planned {
         self.fault.for_ms.map(Duration::from_millis)
     }
 
-    fn words(&self) -> String {
+    /// Whether a voter loses its log or its place.
+    pub(crate) fn costs_a_voter(&self) -> bool {
+        matches!(
+            self.fault.harm,
+            Harm::Damage | Harm::LoseDisk | Harm::Remove
+        )
+    }
+
+    pub(crate) fn words(&self) -> String {
         let to = match self.fault.to.as_str() {
             "" => String::new(),
             to => format!(" -> {to}"),

@@ -1,9 +1,10 @@
 //! The command around the runs: many seeds, what they covered, and how to replay one that failed.
 
+use super::hazards::HAZARDS;
 use super::{Bug, Verdict, run};
 use crate::clock;
 use crate::cluster::Error;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -42,10 +43,15 @@ pub(super) const FLOORS: &[(&str, u64)] = &[
     ("linearizable reads", 10_000),
     ("tunnels opened", 5_000),
     ("tunnels refused", 500),
-    ("slots evicted", 100),
+    ("slots evicted", 30),
     ("tickets shown again", 1_000),
     ("ends acted on", 10_000),
+    ("removals", 20),
+    ("recoveries", 5),
 ];
+
+/// How many of the seeds that came to a hazard are named.
+const NAMED: usize = 3;
 
 /// Runs the control plane in one thread, hurts it, and checks what must hold.
 #[derive(clap::Args, Debug, Clone)]
@@ -72,6 +78,8 @@ pub struct Options {
 struct Sum {
     runs: u64,
     cover: BTreeMap<&'static str, u64>,
+    /// The seeds in which each thing happened.
+    seeds: BTreeMap<&'static str, BTreeSet<u64>>,
     spans: Vec<Duration>,
     failed: BTreeMap<u64, String>,
 }
@@ -152,6 +160,7 @@ fn many(seeds: std::ops::Range<u64>, options: &Options) -> Result<Sum, Error> {
             sum.spans.push(began.elapsed());
             for (what, count) in verdict.cover {
                 *sum.cover.entry(what).or_default() += count;
+                sum.seeds.entry(what).or_default().insert(seed);
             }
             if let Some(why) = verdict.failure {
                 eprintln!(
@@ -202,8 +211,16 @@ fn report(sum: &Sum, options: &Options) -> Result<String, Error> {
         at(50),
         at(95)
     );
-    for (what, count) in &sum.cover {
+    let is_hazard = |what: &str| HAZARDS.iter().any(|(id, _)| *id == what);
+    for (what, count) in sum.cover.iter().filter(|(what, _)| !is_hazard(what)) {
         writeln!(text, "{count:>9} {what}").ok();
+    }
+    text.push_str("hazards, with the seeds that came to each:\n");
+    for (id, what) in HAZARDS {
+        let seeds = sum.seeds.get(id).cloned().unwrap_or_default();
+        let first = seeds.iter().take(NAMED).map(u64::to_string);
+        let first = first.collect::<Vec<_>>().join(", ");
+        writeln!(text, "{:>9} {id:<5} {what}: {first}", seeds.len()).ok();
     }
     let mut wrong: Vec<String> = Vec::new();
     if let Some((seed, why)) = sum.failed.first_key_value() {
@@ -220,6 +237,11 @@ fn report(sum: &Sum, options: &Options) -> Result<String, Error> {
         let count = sum.cover.get(what).copied().unwrap_or(0);
         if count * 1000 < floor * sum.runs {
             wrong.push(format!("vacuous: {count} {what} in {} seeds", sum.runs));
+        }
+    }
+    for (id, what) in HAZARDS {
+        if sum.runs >= 200 && options.bug.is_none() && !sum.seeds.contains_key(id) {
+            wrong.push(format!("vacuous: no seed came to {id}: {what}"));
         }
     }
     if wrong.is_empty() {

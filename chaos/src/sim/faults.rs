@@ -2,12 +2,17 @@
 
 use super::load::Lives;
 use super::net::Net;
-use super::node::{Crash, Machine};
+use super::node::{Crash, Machine, NODE_LOST_AFTER};
+use super::operator::Theme;
 use super::random::Random;
 use super::watch::Watch;
-use super::world::World;
+use super::world::{World, spawn};
 use pontoon_proto::id::NodeId;
+use pontoon_raft::catalog::Catalog;
 use pontoon_raft::clock::{self, Instant};
+use pontoon_raft::directory::Directory;
+use pontoon_raft::group::Group;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +26,21 @@ pub(super) struct Nemesis {
     pub(super) machines: Vec<Machine>,
     /// What comes back by itself, and when.
     later: Vec<(Instant, usize, Undo)>,
-    /// A disk was damaged or lost; at most one per run, as placement promises no more.
-    hurt: bool,
+    /// What this run does besides, at most once.
+    pub(super) theme: Theme,
+    /// The node whose disk is damaged, until all is healed.
+    damaged: Option<usize>,
+    /// The nodes with sessions that died, and when.
+    carried: BTreeMap<usize, Instant>,
+    /// Leaders whose clocks are ten minutes ahead.
+    fast: BTreeSet<usize>,
+    /// The catalog's leader that stands still, and its term.
+    planner: Option<(usize, u64)>,
     ahead: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Undo {
+pub(super) enum Undo {
     Start,
     Thaw,
     Mend,
@@ -42,16 +55,45 @@ impl Nemesis {
         lives: Lives,
         machines: Vec<Machine>,
     ) -> Nemesis {
+        let random = world.random.fork();
+        let theme = Theme::draw(&random, &machines);
         Nemesis {
-            random: world.random.fork(),
+            random,
             world,
             watch,
             net,
             lives,
             machines,
             later: Vec::new(),
-            hurt: false,
+            theme,
+            damaged: None,
+            carried: BTreeMap::new(),
+            fast: BTreeSet::new(),
+            planner: None,
             ahead: Duration::ZERO,
+        }
+    }
+
+    /// Starts all nodes for the first time, at times one long after another and in bad weather, which ends
+    /// by itself.
+    pub(super) async fn found(&mut self) {
+        let rough = self.random.chance(500);
+        if rough {
+            self.storm();
+        }
+        for at in 0..self.machines.len() {
+            if rough {
+                let most = Duration::from_millis(600);
+                tokio::time::sleep(self.random.between(Duration::ZERO, most)).await;
+            }
+            self.start(at).await;
+        }
+        if rough {
+            let net = self.net.clone();
+            spawn(async move {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                net.calm();
+            });
         }
     }
 
@@ -61,6 +103,10 @@ impl Nemesis {
         while clock::now() < end && !self.world.failed() {
             self.undo(clock::now()).await;
             self.harm().await;
+            if self.is_busy() && self.random.chance(600) {
+                let at = self.random.below(self.machines.len());
+                self.act_out(at).await;
+            }
             let (least, most) = (Duration::from_millis(100), Duration::from_millis(900));
             tokio::time::sleep(self.random.between(least, most)).await;
         }
@@ -97,21 +143,43 @@ impl Nemesis {
     }
 
     fn thaw(&mut self, at: usize) {
+        let planner = self.planner.take_if(|(planner, _)| *planner == at);
         if let Some(life) = &self.machines[at].life {
+            if let Some((_, term)) = planner
+                && self.others(at).any(|other| other.status().term > term)
+            {
+                self.world.count("H-30");
+            }
             life.host.freeze(false);
             self.net.set_mute(self.machines[at].number, false);
         }
     }
 
-    fn soon(&mut self, at: usize, most: u64, undo: Undo) {
+    /// The catalog as the other nodes that run have it.
+    pub(super) fn others(&self, at: usize) -> impl Iterator<Item = &Group<Catalog>> {
+        let each = self.machines.iter().enumerate();
+        let others = each.filter(move |(other, _)| *other != at);
+        others.filter_map(|(_, machine)| Some(machine.life.as_ref()?.cluster.catalog()))
+    }
+
+    pub(super) fn soon(&mut self, at: usize, most: u64, undo: Undo) {
         let span = Duration::from_millis(100 + self.random.below(most as usize) as u64);
         self.later.push((clock::now() + span, at, undo));
     }
 
-    async fn crash(&mut self, at: usize, how: Crash) {
+    pub(super) async fn crash(&mut self, at: usize, how: Crash) {
         let machine = &mut self.machines[at];
         self.world
             .tell(format_args!("{} goes: {how:?}", machine.number));
+        let number = machine.number;
+        let carries = machine.life.as_ref().is_some_and(|life| {
+            let regions = life.cluster.regions();
+            let mut states = regions.iter().map(|(_, group)| group.state());
+            states.any(|state| state.entered_at(number).next().is_some())
+        });
+        if carries {
+            self.carried.insert(at, clock::now());
+        }
         self.lives.all().remove(&machine.number);
         if machine.crash(how).await {
             self.world.count("crashes with loss");
@@ -129,8 +197,20 @@ impl Nemesis {
         match machine.up(&others).await {
             Ok(()) => {
                 self.world.tell(format_args!("{} is up", machine.number));
+                let over_its_log = machine.starts_over_its_log();
                 if let Some(life) = machine.life.clone() {
                     self.lives.all().insert(machine.number, life);
+                }
+                if over_its_log {
+                    self.world.count("H-18");
+                }
+                let died = self.carried.remove(&at);
+                if died.is_some_and(|died| clock::now() < died + NODE_LOST_AFTER) {
+                    self.world.count("H-8");
+                }
+                let down = self.machines.iter().any(|machine| machine.life.is_none());
+                if self.damaged == Some(at) && down {
+                    self.world.count("H-33");
                 }
             }
             Err(why) => {
@@ -170,8 +250,12 @@ impl Nemesis {
                 self.soon(at, 3000, Undo::Mend);
             }
             10 => self.sicken(at),
-            11 if up => self.jump(at),
-            12 if up && !self.hurt && self.all_up() => self.damage(at).await,
+            11 if up => {
+                let back = self.fast.first().copied();
+                let back = back.filter(|_| self.random.chance(500));
+                self.jump(back.unwrap_or(at));
+            }
+            12 if up => self.act_out(at).await,
             13 => {
                 self.net.calm();
                 self.told("calms", at);
@@ -180,18 +264,22 @@ impl Nemesis {
         }
     }
 
-    fn told(&self, what: &'static str, at: usize) {
+    pub(super) fn told(&self, what: &'static str, at: usize) {
         self.world.count(what);
         self.world
             .tell(format_args!("{what} {}", self.machines[at].number));
     }
 
-    fn all_up(&self) -> bool {
+    pub(super) fn all_up(&self) -> bool {
         self.machines.iter().all(|machine| machine.life.is_some())
     }
 
     fn freeze(&mut self, at: usize) {
         if let Some(life) = &self.machines[at].life {
+            let catalog = life.cluster.catalog();
+            if catalog.leads() {
+                self.planner = Some((at, catalog.status().term));
+            }
             life.host.freeze(true);
             self.net.set_mute(self.machines[at].number, true);
             self.told("pauses", at);
@@ -199,7 +287,7 @@ impl Nemesis {
         }
     }
 
-    fn isolate(&mut self, at: usize, out: bool, into: bool) {
+    pub(super) fn isolate(&mut self, at: usize, out: bool, into: bool) {
         let node = self.machines[at].number;
         let others: Vec<NodeId> = self.numbers().filter(|other| *other != node).collect();
         for other in others {
@@ -273,6 +361,12 @@ impl Nemesis {
             return;
         };
         let ahead = [0, 1, 600][self.random.below(3)];
+        let leads = |(_, group): &(_, Group<Directory>)| group.leads();
+        if ahead == 600 && life.cluster.regions().iter().any(leads) {
+            self.fast.insert(at);
+        } else if ahead == 0 && self.fast.remove(&at) {
+            self.world.count("H-16");
+        }
         self.watch.jumped();
         life.host.set_ahead(Duration::from_secs(ahead));
         self.told("clock jumps", at);
@@ -289,8 +383,8 @@ impl Nemesis {
     }
 
     /// What was durable is damaged or gone.
-    async fn damage(&mut self, at: usize) {
-        self.hurt = true;
+    pub(super) async fn damage(&mut self, at: usize) {
+        self.damaged = Some(at);
         self.watch.damaged();
         self.crash(at, Crash::Torn).await;
         let group = self.random.below(2) as u16;
@@ -325,6 +419,7 @@ impl Nemesis {
         self.net.mend();
         self.net.calm();
         self.later.clear();
+        self.damaged = None;
         for at in 0..self.machines.len() {
             self.thaw(at);
             self.later.push((clock::now(), at, Undo::Disk));

@@ -8,9 +8,11 @@
 mod command;
 mod consensus;
 mod faults;
+mod hazards;
 mod load;
 mod net;
 mod node;
+mod operator;
 mod random;
 mod sidecars;
 mod watch;
@@ -20,6 +22,7 @@ pub use command::{Options, command};
 
 use consensus::Circumstances;
 use faults::Nemesis;
+use hazards::Lookout;
 use load::{Client, Lives};
 use net::Net;
 use node::{Machine, Site};
@@ -157,11 +160,9 @@ async fn live(world: &Arc<World>, home: std::path::PathBuf) {
         lives.clone(),
         machines,
     );
-    for at in 0..members.len() {
-        nemesis.start(at).await;
-    }
     let looking = look(world.clone(), watch.clone(), net.clone(), lives.clone());
     spawn(looking);
+    nemesis.found().await;
     hurt_and_heal(&mut nemesis, &client).await;
     // It holds the nodes, and they hold it.
     net.clear();
@@ -196,6 +197,7 @@ async fn hurt_and_heal(nemesis: &mut Nemesis, client: &Client) {
         return;
     }
     nemesis.heal().await;
+    client.sidecars.unblock();
     load.iter().for_each(tokio::task::JoinHandle::abort);
     if !settled(nemesis, lives, count).await {
         let open = unsettled(lives, count).unwrap_or_default();
@@ -217,8 +219,10 @@ async fn hurt_and_heal(nemesis: &mut Nemesis, client: &Client) {
 
 /// Looks at all replicas, again and again.
 async fn look(world: Arc<World>, watch: Arc<Watch>, net: Arc<Net>, lives: Lives) {
+    let mut lookout = Lookout::default();
     while !world.failed() {
-        let all: Vec<_> = lives.all().clone().into_iter().collect();
+        let all = lives.all().clone();
+        lookout.look(&world, &watch, &net, &all);
         for (node, life) in all {
             let circumstances = Circumstances {
                 life: life.number,

@@ -13,7 +13,7 @@ use super::world::{World, spawn};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use pontoon_proto::id::NodeId;
+use pontoon_proto::id::{NodeId, RegionId, RequestId};
 use pontoon_proto::peer as pb;
 use pontoon_raft::clock::{self, Instant};
 use pontoon_raft::cluster::Cluster;
@@ -173,7 +173,7 @@ impl Net {
         self.mute().contains_key(&node)
     }
 
-    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+    pub(super) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.weather().cut.contains_key(&(from, to))
     }
 
@@ -370,6 +370,32 @@ fn lost(node: NodeId, cause: &str, unsent: bool) -> Unreachable {
     }
 }
 
+/// The sessions that a node's replicas show, by region, and whether each is bound.
+type Shown = BTreeMap<RegionId, BTreeMap<RequestId, bool>>;
+
+fn sessions(node: &Cluster) -> Shown {
+    let each = node.regions().into_iter().map(|(region, group)| {
+        let state = group.state();
+        let bound = state
+            .sessions()
+            .map(|one| (one.id, one.binding().is_some()));
+        (region, bound.collect())
+    });
+    each.collect()
+}
+
+/// Whether some region's replica shows a binding that it did not, and not any more a session that it did.
+fn brought_both(before: &Shown, after: &Shown) -> bool {
+    after.iter().any(|(region, after)| {
+        let Some(before) = before.get(region) else {
+            return false;
+        };
+        let mut bound = after.iter().filter(|(_, bound)| **bound);
+        let is_new = |(id, _): (&RequestId, &bool)| before.get(id) != Some(&true);
+        bound.any(is_new) && before.keys().any(|id| !after.contains_key(id))
+    })
+}
+
 /// The answer of a node that has all that a message carries.
 fn has_all(request: &pb::AppendRequest) -> pb::AppendReply {
     let last = request.entries.last().and_then(|entry| entry.log_id);
@@ -509,9 +535,13 @@ impl Transport for Port {
             let net = net.clone();
             async move {
                 let chunks = chunks.ok_or(Refused::Malformed("a stream is not sent twice"))?;
+                let before = sessions(&node);
                 let installed = node.serve_install_snapshot(chunks).await;
                 if installed.is_ok() {
                     net.world.count("snapshots installed");
+                    if brought_both(&before, &sessions(&node)) {
+                        net.world.count("H-17");
+                    }
                 }
                 installed
             }

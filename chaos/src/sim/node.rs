@@ -24,6 +24,9 @@ const CLUSTER: [u8; 16] = [7; 16];
 /// Entries between two snapshots: few, so that logs are purged and snapshots sent in every run.
 const SNAPSHOT_EVERY: u64 = 20;
 
+/// How long a node may be silent before its sessions are taken from it.
+pub(super) const NODE_LOST_AFTER: Duration = Duration::from_secs(3);
+
 /// How long a start may take before it is given up; a founder alone waits for nobody.
 const STARTING: Duration = Duration::from_secs(10);
 
@@ -68,6 +71,8 @@ pub(super) struct Machine {
     folders: u64,
     /// How often it was started.
     starts: u64,
+    /// How often it was started over what its disk has.
+    on_this_disk: u64,
     pub(super) life: Option<Life>,
 }
 
@@ -83,6 +88,7 @@ impl Machine {
             site,
             folders: 0,
             starts: 0,
+            on_this_disk: 0,
             life: None,
         }
     }
@@ -131,6 +137,9 @@ impl Machine {
         self.site
             .net
             .add(self.number, host.clone(), cluster.clone());
+        self.on_this_disk += 1;
+        let by = (self.number, self.starts);
+        self.site.sidecars.runs(by, cluster.at());
         self.introduce(&host, &cluster);
         self.act(&host, &cluster);
         self.life = Some(Life {
@@ -186,7 +195,7 @@ impl Machine {
                 election_max: Duration::from_millis(500),
             }),
             survive: Survive::Region,
-            node_lost_after: Duration::from_secs(3),
+            node_lost_after: NODE_LOST_AFTER,
             node_dead_after: Duration::from_secs(8),
             transport: Arc::new(Port {
                 from: self.number,
@@ -271,6 +280,7 @@ impl Machine {
     /// The process ends where it is. Answers whether something that it had written is lost.
     pub(super) async fn crash(&mut self, how: Crash) -> bool {
         self.site.net.remove(self.number);
+        self.site.sidecars.died(self.number);
         self.site.net.set_mute(self.number, how != Crash::Kill);
         let Some(life) = self.life.take() else {
             return false;
@@ -294,6 +304,12 @@ impl Machine {
         self.platter = Platter::default();
         self.site.watch.has_disk(self.number, self.platter.clone());
         self.folders += 1;
+        self.on_this_disk = 0;
+    }
+
+    /// Whether the process that runs is not the first one over its disk.
+    pub(super) fn starts_over_its_log(&self) -> bool {
+        self.on_this_disk > 1
     }
 }
 

@@ -8,8 +8,8 @@
 //! | check | what must hold |
 //! | --- | --- |
 //! | `slot-fenced` | a slot has tunnels of one session only |
-//! | `ticket-once` | a ticket opens one tunnel |
-//! | `effect-once` | a process is told once that a session ended |
+//! | `ticket-once` | a ticket opens one tunnel, at the process that issued it |
+//! | `effect-once` | a process is told once by a group's incarnation that a session ended |
 
 #[allow(
     dead_code,
@@ -42,6 +42,10 @@ struct Sidecar {
     slots: Slots,
     /// Whose tunnels each slot has.
     tunnels: BTreeMap<u32, BTreeSet<RequestId>>,
+    /// Its control streams work, and what it dials leads nowhere.
+    blocked: bool,
+    /// Who lost its slot to another.
+    evicted: BTreeSet<RequestId>,
 }
 
 impl Sidecar {
@@ -68,10 +72,24 @@ struct Desk {
 struct State {
     sidecars: BTreeMap<WorkerId, Sidecar>,
     desks: BTreeMap<Process, Desk>,
+    /// The process of each node that runs.
+    running: BTreeMap<NodeId, Process>,
     /// Sessions that have, or had, a tunnel.
     up: BTreeSet<RequestId>,
-    /// The ends that each process was told of.
-    told: BTreeSet<(Process, RequestId)>,
+    /// The ends that each process was told of, by the incarnation of the group that told it.
+    told: BTreeSet<(Process, RequestId, u64)>,
+}
+
+impl State {
+    /// The tickets of a process in this boot.
+    fn desk(&mut self, by: Process, at: NodeBoot) -> &mut Desk {
+        let desk = self.desks.entry(by).or_insert_with(|| Desk {
+            tickets: Table::new(at),
+            used: BTreeSet::new(),
+        });
+        desk.tickets.rise(at);
+        desk
+    }
 }
 
 /// One tunnel that a node asks for.
@@ -111,8 +129,28 @@ impl Sidecars {
     }
 
     /// A worker's sidecar begins.
-    pub(super) fn begin(&self, worker: WorkerId) {
-        self.state().sidecars.entry(worker).or_default();
+    pub(super) fn begin(&self, worker: WorkerId, blocked: bool) {
+        let mut state = self.state();
+        state.sidecars.entry(worker).or_default().blocked = blocked;
+    }
+
+    /// What all sidecars dial arrives from now on.
+    pub(super) fn unblock(&self) {
+        let mut state = self.state();
+        let all = state.sidecars.values_mut();
+        all.for_each(|sidecar| sidecar.blocked = false);
+    }
+
+    /// A node's process begins: what is dialed to the node arrives at this one.
+    pub(super) fn runs(&self, by: Process, at: NodeBoot) {
+        let mut state = self.state();
+        state.running.insert(by.0, by);
+        state.desk(by, at);
+    }
+
+    /// A node's process is gone.
+    pub(super) fn died(&self, node: NodeId) {
+        self.state().running.remove(&node);
     }
 
     /// Whether a tunnel of a session has come up.
@@ -142,11 +180,7 @@ impl Sidecars {
         let now = self.world.age();
         let ticket = {
             let mut state = self.state();
-            let desk = state.desks.entry(by).or_insert_with(|| Desk {
-                tickets: Table::new(at),
-                used: BTreeSet::new(),
-            });
-            desk.tickets.rise(at);
+            let desk = state.desk(by, at);
             desk.tickets
                 .mint(now, self.random.bytes(), id, binding.worker)
         };
@@ -177,6 +211,12 @@ impl Sidecars {
             self.travel().await;
             self.connect(&wanted);
         }
+        if self.random.chance(200) {
+            // Whoever has seen it on its way shows it again, to whichever process is there then.
+            let later = Duration::from_secs(1 + self.random.below(8) as u64);
+            tokio::time::sleep(later).await;
+            self.connect(&wanted);
+        }
     }
 
     /// What the sidecar says to an `OpenTunnel`; what it evicts is closed before it dials.
@@ -194,23 +234,34 @@ impl Sidecars {
                 if let Some(evicted) = evicted {
                     self.world.count("slots evicted");
                     sidecar.close(evicted);
+                    sidecar.evicted.insert(evicted);
                 }
-                true
+                !sidecar.blocked
             }
             Answer::Refuse(_) => {
                 self.world.count("tunnels refused");
+                if sidecar.evicted.contains(&wanted.id) {
+                    self.world.count("H-4");
+                }
                 self.world.bug == Some(Bug::SlotUnfenced)
             }
         }
     }
 
-    /// A CONNECT arrives at the entry node.
+    /// A CONNECT arrives at the entry node, in whichever life of it runs now.
     fn connect(&self, wanted: &Wanted) {
         let now = self.world.age();
         let bug = self.world.bug;
         let mut state = self.state();
         let state = &mut *state;
-        let desk = state.desks.get_mut(&wanted.by);
+        let Some(by) = state.running.get(&wanted.by.0).copied() else {
+            return;
+        };
+        let issued = state.desks.get(&wanted.by);
+        if by != wanted.by && issued.is_some_and(|desk| desk.used.contains(&wanted.ticket.nonce)) {
+            self.world.count("H-25");
+        }
+        let desk = state.desks.get_mut(&by);
         let sidecar = state.sidecars.get_mut(&wanted.binding.worker);
         let (Some(desk), Some(sidecar)) = (desk, sidecar) else {
             return;
@@ -241,6 +292,10 @@ impl Sidecars {
             }
         }
         self.world.count("tunnels opened");
+        if by != wanted.by {
+            let what = format_args!("{by:?} took a ticket of {:?}", wanted.by);
+            self.world.fail("ticket-once", what);
+        }
         state.up.insert(wanted.id);
         if !desk.used.insert(wanted.ticket.nonce) {
             let what = format_args!("a ticket of {} opened a second tunnel", wanted.id);
@@ -260,9 +315,10 @@ impl Sidecars {
         loop {
             match effects.recv().await {
                 Ok(Effect::Ended { id, binding, .. }) => {
-                    self.ended(by, id, binding);
+                    let generation = group.generation();
+                    self.ended(by, id, binding, generation);
                     if self.world.bug == Some(Bug::EffectTwice) {
-                        self.ended(by, id, binding);
+                        self.ended(by, id, binding, generation);
                     }
                 }
                 Ok(Effect::BootOver { .. }) => self.deserted(&group),
@@ -291,6 +347,7 @@ impl Sidecars {
                 let given_up = group.propose(Command::End { id, reason }, Duration::from_secs(5));
                 if given_up.await.is_ok() {
                     sidecars.world.count("untold sessions given up");
+                    sidecars.world.count("H-15");
                 }
             });
         }
@@ -307,9 +364,9 @@ impl Sidecars {
         sidecar.slots.forget(id, binding.slot)
     }
 
-    fn ended(&self, by: Process, id: RequestId, binding: Option<Binding>) {
+    fn ended(&self, by: Process, id: RequestId, binding: Option<Binding>, generation: u64) {
         self.world.count("ends acted on");
-        if !self.state().told.insert((by, id)) {
+        if !self.state().told.insert((by, id, generation)) {
             let what = format_args!("{by:?} was told twice that {id} ended");
             self.world.fail("effect-once", what);
         }

@@ -20,7 +20,7 @@
 
 use super::consensus::{Circumstances, Consensus, Of, Sender};
 use super::world::World;
-use pontoon_proto::id::{GroupId, NodeId, RequestId, WorkerId};
+use pontoon_proto::id::{GroupId, NodeId, RegionId, RequestId, WorkerId};
 use pontoon_proto::peer as pb;
 use pontoon_raft::directory::Directory;
 use pontoon_raft::directory::command::{Binding, EndReason};
@@ -44,6 +44,8 @@ struct Known {
     /// Somebody asked for its end, or its client stopped to care.
     end_asked: bool,
     window: Duration,
+    /// Its open was answered at once, and nobody is in it.
+    absorbed: bool,
     /// When the last confirmed Enter or Open set out: it can't be held since earlier.
     inside: Option<Duration>,
     binding: Option<Binding>,
@@ -61,9 +63,33 @@ struct Seen {
     damaged: Option<Duration>,
     sessions: BTreeMap<RequestId, Known>,
     dying: BTreeSet<WorkerId>,
+    /// Workers whose death was acknowledged.
+    dead: BTreeSet<WorkerId>,
+    /// The generation under which each region was recovered: what older ones held may be lost.
+    recovered: BTreeMap<RegionId, u64>,
+    /// The sessions that may be lost with them.
+    forgiven: BTreeSet<RequestId>,
+    /// Regions whose group may have had fewer than three voters.
+    small: BTreeSet<RegionId>,
     jumps: u32,
     /// Somebody was cut off, stopped or killed so far.
     hurt: bool,
+}
+
+impl Seen {
+    /// What is known of a session; none of one that may be lost.
+    fn session(&mut self, id: RequestId) -> Option<&mut Known> {
+        if self.forgiven.contains(&id) {
+            return None;
+        }
+        Some(self.sessions.entry(id).or_default())
+    }
+
+    /// Whether a region's group is of an incarnation that was given up.
+    fn given_up(&self, region: RegionId, generation: u64) -> bool {
+        let recovered = self.recovered.get(&region);
+        recovered.is_some_and(|recovered| generation < *recovered)
+    }
 }
 
 /// The checks of one run.
@@ -137,6 +163,9 @@ impl Watch {
         };
         let now = self.world.age();
         let mut seen = self.seen();
+        if seen.given_up(state.region(), group.generation()) {
+            return;
+        }
         let Seen {
             sessions,
             dying,
@@ -218,13 +247,23 @@ impl Watch {
             _ => "ends by request",
         });
         self.world.tell(format_args!("{id} ended: {reason:?}"));
+        match reason {
+            EndReason::Expired if known.absorbed => self.world.count("H-32"),
+            EndReason::NodeLost if known.binding.is_none() => self.world.count("H-14"),
+            _ => {}
+        }
         let dies = known
             .binding
             .is_some_and(|binding| dying.contains(&binding.worker));
         let may = match reason {
             EndReason::Released | EndReason::Cancelled | EndReason::NoLink => known.end_asked,
             // Whoever is cut off from all of its nodes for long enough is lost by right.
-            EndReason::WorkerLost => dies || hurt || known.binding.is_none(),
+            EndReason::WorkerLost => {
+                if dies && known.told {
+                    self.world.count("H-22");
+                }
+                dies || hurt || known.binding.is_none()
+            }
             EndReason::Expired => {
                 let least = known.window + ENTER_MARGIN;
                 let slack = Duration::from_secs(2) * jumps;
@@ -248,7 +287,51 @@ impl Watch {
 
     /// A client sets out to open a session.
     pub(super) fn opens(&self, id: RequestId, window: Duration) {
-        self.seen().sessions.entry(id).or_default().window = window;
+        if let Some(known) = self.seen().session(id) {
+            known.window = window;
+        }
+    }
+
+    /// It is opened for a call that is answered at once, and whose client goes away.
+    pub(super) fn absorbs(&self, id: RequestId) {
+        if let Some(known) = self.seen().session(id) {
+            known.absorbed = true;
+        }
+    }
+
+    /// A region's group is to outlive less: it may have a single voter from now on.
+    pub(super) fn may_be_small(&self, region: RegionId) {
+        self.seen().small.insert(region);
+    }
+
+    /// A region is to be recovered from one replica: nothing of what there is now has to be there then.
+    pub(super) fn recovers(&self, region: RegionId, generation: u64) {
+        let mut seen = self.seen();
+        let seen = &mut *seen;
+        seen.recovered.insert(region, generation);
+        let there = |id: &RequestId| id.region() == Some(region);
+        let ids: Vec<RequestId> = seen.sessions.keys().copied().filter(there).collect();
+        for id in ids {
+            seen.sessions.remove(&id);
+            seen.forgiven.insert(id);
+        }
+    }
+
+    /// Whether a session may be lost, as its region was recovered.
+    pub(super) fn forgiven(&self, id: RequestId) -> bool {
+        self.seen().forgiven.contains(&id)
+    }
+
+    /// The death of a worker was acknowledged.
+    pub(super) fn dead(&self, worker: WorkerId) {
+        self.seen().dead.insert(worker);
+    }
+
+    /// Whether a replica names a dead worker for a session.
+    pub(super) fn names_dead(&self, state: &Directory) -> bool {
+        let seen = self.seen();
+        let mut dead = seen.dead.iter();
+        dead.any(|worker| state.sessions_of(*worker).next().is_some())
     }
 
     /// From now on nodes are hurt.
@@ -278,7 +361,9 @@ impl Watch {
         copies.remove(&Held::Nothing);
         let purged = copies.remove(&Held::Purged).unwrap_or(0);
         let count = purged + copies.values().max().copied().unwrap_or(0);
-        if count < COPIES {
+        let region = RegionId(group);
+        let small = seen.small.contains(&region) || seen.recovered.contains_key(&region);
+        if count < if small { 1 } else { COPIES } {
             let what = format_args!("entry {index} of group {group} is on {count} disks");
             self.world.fail("durable", what);
         }
@@ -287,7 +372,9 @@ impl Watch {
     /// The client was told of it.
     pub(super) fn told(&self, id: RequestId) {
         let mut seen = self.seen();
-        let known = seen.sessions.entry(id).or_default();
+        let Some(known) = seen.session(id) else {
+            return;
+        };
         known.told = true;
         if let Some((at, EndReason::NodeLost)) = known.ended {
             let what =
@@ -296,21 +383,32 @@ impl Watch {
         }
     }
 
-    /// Its entry node was told that it is bound, by what an entry did.
+    /// Its entry node was told that it is bound, by what an entry of this incarnation did.
     pub(super) fn bound(
         &self,
         id: RequestId,
         binding: Binding,
         entry: Option<u64>,
         set_out: Duration,
+        generation: u64,
     ) {
         let mut seen = self.seen();
+        let home = id.region().unwrap_or(RegionId(0));
+        if seen.given_up(home, generation) {
+            seen.sessions.remove(&id);
+            seen.forgiven.insert(id);
+        }
+        if seen.forgiven.contains(&id) {
+            return;
+        }
         if let Some(region) = id.region() {
             let group = GroupId::Region(region).number();
             let entry = entry.unwrap_or_else(|| entry_of(&binding));
             self.durable(&seen, group, entry, set_out);
         }
-        let known = seen.sessions.entry(id).or_default();
+        let Some(known) = seen.session(id) else {
+            return;
+        };
         known.acknowledged = true;
         known.inside = known.inside.max(Some(set_out));
         let first = *known.binding.get_or_insert(binding);
@@ -322,7 +420,9 @@ impl Watch {
 
     /// Somebody may end it from now on.
     pub(super) fn may_end(&self, id: RequestId) {
-        self.seen().sessions.entry(id).or_default().end_asked = true;
+        if let Some(known) = self.seen().session(id) {
+            known.end_asked = true;
+        }
     }
 
     /// A worker may be lost from now on.
@@ -344,11 +444,14 @@ impl Watch {
         promised.map(|(id, _)| *id).collect()
     }
 
-    /// Judges what a linearizable read has found, by what was promised before.
-    pub(super) fn read(&self, promised: &[RequestId], state: &Directory) {
+    /// Judges what a linearizable read of one incarnation has found, by what was promised before.
+    pub(super) fn read(&self, promised: &[RequestId], state: &Directory, generation: u64) {
         self.world.count("linearizable reads");
+        if self.seen().given_up(state.region(), generation) {
+            return;
+        }
         for id in promised {
-            let ours = id.region() == Some(state.region());
+            let ours = id.region() == Some(state.region()) && !self.forgiven(*id);
             if ours && state.session(*id).is_none() && state.ended(*id).is_none() {
                 let what = format_args!("{id} was acknowledged and is not found");
                 self.world.fail("stale-negative", what);

@@ -7,7 +7,7 @@
 //! | breaks the form | FORMERR | RFC 1035, 6891 6.1.1, 7871 7.2.1, 9619 |
 //! | has EDNS of another version | BADVERS | RFC 6891 6.1.3 |
 //! | asks for another class, another zone, or a transfer | REFUSED | |
-//! | asks before this node knows the cluster | SERVFAIL | |
+//! | asks before this node knows the cluster, or where all that is ready has names that can't be looked up | SERVFAIL | |
 //! | asks for a name that there isn't | NXDOMAIN with SOA | RFC 2308 |
 //! | asks a name for what it doesn't have | no records, with SOA | RFC 2308 |
 //! | asks for ANY | HINFO | RFC 8482 4.2 |
@@ -18,6 +18,7 @@ use super::prefixes::{Found, Prefix};
 use super::query::{self, Asked, Head, SUBNET, Unread};
 use super::view::{Node, Service, View};
 use super::zone::{Place, Zone, place};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use trust_dns_resolver::proto::ProtoError;
 use trust_dns_resolver::proto::op::{Edns, Message, OpCode, Query, ResponseCode};
@@ -32,7 +33,8 @@ pub(super) const UDP_MAX: u16 = 1_232;
 /// The largest answer by UDP to somebody who doesn't say more, RFC 1035 4.2.1.
 const UDP_PLAIN: u16 = 512;
 
-/// The most nodes in one answer; of more, each answer has others. Over TCP they fill about 12 KiB.
+/// The most nodes, or addresses, in one answer; of more, each answer has others. Over TCP they fill about
+/// 12 KiB.
 const NODES_MAX: usize = 64;
 
 /// How long the records of nodes count that don't depend on who is ready: a node changes its address
@@ -220,6 +222,11 @@ impl Answer<'_> {
             return self.put(&View::default(), Place::Apex, asked, Vec::new());
         };
         let place = place(view, &labels);
+        let wanted = match place {
+            Place::Apex | Place::Region(_) if address => Some(Service::Client),
+            Place::Service(service, _) if kind == RecordType::SRV => Some(service),
+            _ => None,
+        };
         let nodes = match place {
             Place::Apex if address => self.nearest(view, Service::Client, asked, from),
             Place::Region(region) if address => {
@@ -229,6 +236,11 @@ impl Answer<'_> {
             Place::Service(service, None) => self.nearest(view, service, asked, from),
             _ => Vec::new(),
         };
+        // Others may know where those nodes are: that there is nothing would be believed for a while.
+        if nodes.iter().all(Vec::is_empty) && wanted.is_some_and(|service| view.misses(service)) {
+            self.message.metadata.authoritative = false;
+            return Ok(Outcome::ServFail);
+        }
         self.put(view, place, asked, nodes)
     }
 
@@ -288,12 +300,17 @@ impl Answer<'_> {
                 }
             }
             (Place::Apex | Place::Region(_), RecordType::A | RecordType::AAAA) => {
-                let mut nodes = nodes.into_iter().next().unwrap_or_default();
-                turn(&mut nodes, self.turn);
-                for node in nodes.into_iter().take(NODES_MAX) {
-                    let addresses = &node.at(Service::Client).addresses;
-                    records.extend(of_kind(name, zone.ttl, kind, addresses));
-                }
+                let nodes = nodes.into_iter().next().unwrap_or_default();
+                // Nodes behind one balancer share its addresses, and each is answered once (RFC 2181 5).
+                let all = nodes
+                    .iter()
+                    .flat_map(|node| &node.at(Service::Client).addresses);
+                let all: BTreeSet<IpAddr> = all.copied().collect();
+                let of_family = |address: &IpAddr| address.is_ipv4() == (kind == RecordType::A);
+                let mut all: Vec<IpAddr> = all.into_iter().filter(of_family).collect();
+                turn(&mut all, self.turn);
+                all.truncate(NODES_MAX);
+                records.extend(of_kind(name, zone.ttl, kind, &all));
             }
             (Place::Node(node, service), RecordType::A | RecordType::AAAA) => {
                 let addresses = &node.at(service).addresses;

@@ -151,13 +151,16 @@ async fn keep(shared: Arc<Shared>, mut roll: Roll, look: Look) {
     let mut said = BTreeSet::new();
     loop {
         let scene = look();
-        let view = roll.look(shared.now(), &scene, &shared.hosts.load());
+        let (wanted, unusable) = roll.names(&scene, |host| shared.zone.holds(host));
+        let hosts = shared.hosts.load();
+        let mut names = wanted.iter().take(HOSTS_MAX);
+        let looked_up = names.all(|host| hosts.contains_key(&**host));
+        let view = roll.look(shared.now(), &scene, &hosts, looked_up);
         let known = shared.view.load().is_some();
         if view.is_some() && !known {
             tracing::info!(zone = %shared.zone.name, "DNS questions are answered");
         }
         shared.view.store(view.map(Arc::new));
-        let (wanted, unusable) = roll.names(&scene, |host| shared.zone.holds(host));
         for one in unusable.difference(&said) {
             let roll::Unusable {
                 node,
@@ -180,8 +183,7 @@ async fn keep(shared: Arc<Shared>, mut roll: Roll, look: Look) {
     }
 }
 
-/// Looks up the names that nodes advertise. A name that can't be found has no addresses; it is said when
-/// that changes.
+/// Looks up the names that nodes advertise; it is said when one can't be found any more.
 async fn look_up(shared: Arc<Shared>) {
     let mut failed: BTreeSet<Arc<str>> = BTreeSet::new();
     loop {
@@ -193,17 +195,20 @@ async fn look_up(shared: Arc<Shared>) {
         });
         let mut hosts = Hosts::new();
         for (host, found) in join_all(found).await {
-            match found {
+            let addresses = match found {
                 Ok(sockets) => {
                     failed.remove(&host);
                     let addresses: BTreeSet<_> = sockets.iter().map(SocketAddr::ip).collect();
-                    hosts.insert(host.to_string(), addresses.into_iter().collect());
+                    Some(addresses.into_iter().collect())
                 }
-                Err(error) if failed.insert(host.clone()) => {
-                    tracing::warn!(%error, %host, "a name that a node advertises is left out of DNS answers");
+                Err(error) => {
+                    if failed.insert(host.clone()) {
+                        tracing::warn!(%error, %host, "a name that a node advertises is left out of DNS answers");
+                    }
+                    None
                 }
-                Err(_) => {}
-            }
+            };
+            hosts.insert(host.to_string(), addresses);
         }
         failed.retain(|host| wanted.contains(host));
         if **shared.hosts.load() != hosts {

@@ -63,8 +63,8 @@ struct Seen {
     silent_since: Option<Duration>,
 }
 
-/// The addresses of names that nodes advertise.
-pub(super) type Hosts = BTreeMap<String, Vec<IpAddr>>;
+/// The addresses of names that nodes advertise; none of a name that was looked up in vain.
+pub(super) type Hosts = BTreeMap<String, Option<Vec<IpAddr>>>;
 
 /// The nodes as they were last known.
 #[derive(Debug, Default)]
@@ -88,9 +88,15 @@ impl Roll {
     }
 
     /// Takes a scene in. None while too little is known to answer: this node was never ready, or since
-    /// its start there is a node that it neither heard nor missed for long enough. A node that comes later
-    /// is not ready before it says so.
-    pub(super) fn look(&mut self, now: Duration, scene: &Scene, hosts: &Hosts) -> Option<View> {
+    /// its start there is a node that it neither heard nor missed for long enough, or a name that was not
+    /// looked up (`looked_up`). A node that comes later is not ready before it says so.
+    pub(super) fn look(
+        &mut self,
+        now: Duration,
+        scene: &Scene,
+        hosts: &Hosts,
+        looked_up: bool,
+    ) -> Option<View> {
         self.joined |= scene.ready;
         let confirmed = scene.beat_age.map(|age| now.saturating_sub(age));
         self.seen
@@ -103,7 +109,8 @@ impl Roll {
         }
         let seen = &self.seen;
         let ready = |node: &Member| seen.get(&node.number)?.ready;
-        self.settled |= self.joined && scene.nodes.iter().all(|node| ready(node).is_some());
+        let heard = scene.nodes.iter().all(|node| ready(node).is_some());
+        self.settled |= self.joined && heard && looked_up;
         if !self.settled {
             return None;
         }
@@ -122,14 +129,20 @@ impl Roll {
 
     /// Where an advertised address leads.
     fn place(&self, advertised: &str, hosts: &Hosts) -> At {
-        let (mut addresses, port) = match advertised.parse() {
-            Ok(Address::Socket(socket)) => (vec![socket.ip()], socket.port()),
-            Ok(Address::Host(host, port)) => (hosts.get(&host).cloned().unwrap_or_default(), port),
+        let (found, port) = match advertised.parse() {
+            Ok(Address::Socket(socket)) => (Some(Some(vec![socket.ip()])), socket.port()),
+            Ok(Address::Host(host, port)) => (hosts.get(&host).cloned(), port),
             // A service has no address of its own.
             Ok(Address::Service { .. }) | Err(_) => return At::default(),
         };
+        let missing = found == Some(None);
+        let mut addresses = found.flatten().unwrap_or_default();
         addresses.retain(|address| why_not(*address, self.local).is_none());
-        At { addresses, port }
+        At {
+            addresses,
+            port,
+            missing,
+        }
     }
 
     /// The names that have to be looked up, and the addresses that are of no use. A name in the zone
@@ -232,7 +245,7 @@ mod tests {
 
     /// Whether the other one is ready.
     fn look(roll: &mut Roll, now: Duration, scene: &Scene) -> Option<bool> {
-        let view = roll.look(now, scene, &Hosts::new())?;
+        let view = roll.look(now, scene, &Hosts::new(), true)?;
         Some(view.nodes[1].ready)
     }
 
@@ -286,7 +299,7 @@ mod tests {
         more.nodes.push(member(4, None));
         assert_eq!(look(&mut roll, 5 * S, &more), Some(true), "it drains");
         assert_eq!(roll.seen.len(), 3, "removed nodes are forgotten");
-        let view = roll.look(5 * S, &more, &Hosts::new()).unwrap();
+        let view = roll.look(5 * S, &more, &Hosts::new(), true).unwrap();
         assert!(!view.nodes[2].ready, "a node that nobody has heard yet");
     }
 
@@ -305,12 +318,20 @@ mod tests {
         assert!(hosts.contains("n2.example.com"));
         let said: Vec<_> = unusable.iter().map(|one| one.service).collect();
         assert_eq!(said, ["admin", "peer", "worker"]);
-        let found = Hosts::from([("n2.example.com".to_owned(), vec![[10, 0, 0, 9].into()])]);
-        let view = roll.look(S, &scene, &found).unwrap();
+        let found = Hosts::from([(
+            "n2.example.com".to_owned(),
+            Some(vec![[10, 0, 0, 9].into()]),
+        )]);
+        assert!(roll.look(S, &scene, &Hosts::new(), false).is_none());
+        let view = roll.look(S, &scene, &found, true).unwrap();
         assert_eq!(view.nodes[0].at[0].addresses, [IpAddr::from([10, 0, 0, 1])]);
         assert_eq!(view.nodes[1].at[0].addresses, [IpAddr::from([10, 0, 0, 9])]);
         assert_eq!(view.nodes[1].at[0].port, 81);
         assert!(view.nodes[1].at[1].addresses.is_empty());
+        assert!(!view.nodes[1].at[0].missing);
+        let in_vain = Hosts::from([("n2.example.com".to_owned(), None)]);
+        let view = roll.look(S, &scene, &in_vain, true).unwrap();
+        assert!(view.nodes[1].at[0].missing);
     }
 
     #[test]
@@ -321,7 +342,7 @@ mod tests {
         for (local, unusable) in [(false, 4), (true, 0)] {
             let mut roll = Roll::new(local);
             assert_eq!(roll.names(&scene, |_| false).1.len(), unusable);
-            let view = roll.look(S, &scene, &Hosts::new()).unwrap();
+            let view = roll.look(S, &scene, &Hosts::new(), true).unwrap();
             assert_eq!(view.nodes[0].at[0].addresses.is_empty(), !local);
             assert!(!view.nodes[1].at[0].addresses.is_empty());
         }

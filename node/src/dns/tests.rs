@@ -341,6 +341,64 @@ fn the_case_of_a_name_comes_back() {
 }
 
 #[test]
+fn nodes_behind_one_balancer_are_answered_once() {
+    let mut view = view();
+    for node in &mut view.nodes {
+        let shared = [[10, 9, 0, 1], [10, 9, 0, 2]].map(IpAddr::from);
+        node.at[0].addresses = shared.to_vec();
+    }
+    let message = question(ZONE, RecordType::A);
+    let mut first = BTreeSet::new();
+    for turn in 0..2 {
+        let bytes = message.to_vec().unwrap();
+        let reply = answer(
+            &zone(),
+            Some(&view),
+            &bytes,
+            STRANGER.into(),
+            Way::Udp,
+            turn,
+        )
+        .unwrap();
+        let found = data(&Message::from_vec(&reply.bytes).unwrap());
+        assert_eq!(found.len(), 2, "{found:?}");
+        first.extend(found.first().cloned());
+    }
+    assert_eq!(first.len(), 2, "each comes first at times");
+}
+
+#[test]
+fn where_all_names_are_looked_up_in_vain_another_server_may_know_more() {
+    let mut view = view();
+    for node in &mut view.nodes {
+        for at in &mut node.at {
+            (at.addresses, at.missing) = (Vec::new(), true);
+        }
+    }
+    for (name, kind) in [
+        (ZONE, RecordType::A),
+        ("us.g.example.com.", RecordType::AAAA),
+        ("_pontoon-peer._tcp.g.example.com.", RecordType::SRV),
+    ] {
+        let message = question(name, kind);
+        let (outcome, answer) = ask_in(Some(&view), &message, STRANGER, Way::Udp);
+        assert_eq!(outcome, Outcome::ServFail, "{name}");
+        assert!(!answer.metadata.authoritative);
+    }
+    // Where one is known, its region stands in.
+    let address = IpAddr::from([10, 3, 0, 1]);
+    let known = view.nodes.last_mut().unwrap();
+    (known.at[0].addresses, known.at[0].missing) = (vec![address], false);
+    let (_, answer) = ask_in(
+        Some(&view),
+        &question(ZONE, RecordType::A),
+        STRANGER,
+        Way::Udp,
+    );
+    assert_eq!(data(&answer), ["10.3.0.1"]);
+}
+
+#[test]
 fn the_order_turns_from_answer_to_answer() {
     let bytes = question(ZONE, RecordType::A).to_vec().unwrap();
     let first = |turn| {

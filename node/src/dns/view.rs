@@ -59,6 +59,8 @@ pub struct Region {
 pub(super) struct At {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) port: u16,
+    /// It has a name that could not be looked up.
+    pub(super) missing: bool,
 }
 
 /// A node.
@@ -100,6 +102,13 @@ impl View {
 
     pub(super) fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// Whether there is a node to send somebody to whose name could not be looked up.
+    pub(super) fn misses(&self, service: Service) -> bool {
+        let wanted = |node: &&Node| node.ready || service == Service::Peer;
+        let mut wanted = self.nodes.iter().filter(wanted);
+        wanted.any(|node| node.at(service).missing)
     }
 
     /// All regions by their distance from one: itself, then as its record has the others, then, by
@@ -165,6 +174,7 @@ pub(super) mod tests {
                     at: Service::ALL.map(|service| At {
                         addresses: vec![address],
                         port: 10_080 + service as u16,
+                        missing: false,
                     }),
                 });
             }
