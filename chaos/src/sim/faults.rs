@@ -431,6 +431,7 @@ impl Nemesis {
 
     /// Starts what could not be started, and again what has stopped because of its disk.
     pub(super) async fn retry(&mut self) {
+        self.follow_up().await;
         for at in 0..self.machines.len() {
             let life = self.machines[at].life.as_ref();
             if life.is_some_and(|life| life.cluster.storage_failure().is_some()) {

@@ -53,6 +53,8 @@ pub(super) struct Client {
 struct Door {
     life: Life,
     group: Group<Directory>,
+    /// The incarnation in which something is asked for; what answers may be a later one.
+    generation: u64,
     at: NodeBoot,
 }
 
@@ -97,7 +99,13 @@ impl Client {
         let life = self.life()?;
         let group = life.cluster.region(region)?;
         let at = life.cluster.at();
-        Some(Door { life, group, at })
+        let generation = group.generation();
+        Some(Door {
+            life,
+            group,
+            generation,
+            at,
+        })
     }
 
     /// Says something to a directory through any node.
@@ -180,9 +188,14 @@ impl Client {
             self.watch.absorbs(id);
         }
         let mut said = None;
+        let mut set_out = self.world.age();
         for _ in 0..3 {
             *seq += 1;
-            let (set_out, seq) = (self.world.age(), *seq);
+            let seq = *seq;
+            if !absorbed {
+                // One that is absorbed is held from the first copy on that arrives.
+                set_out = self.world.age();
+            }
             let Some(door) = self.door(region) else {
                 self.pause(50, 200).await;
                 continue;
@@ -236,12 +249,12 @@ impl Client {
         else {
             return Opened::No;
         };
-        let generation = through.group.generation();
-        if self.random.chance(300) && door.group.generation() == generation {
+        let generation = through.generation;
+        if self.random.chance(300) && door.generation == generation {
             let copy = self.tell(&door, open).await;
             self.world.count("H-12");
             if let Outcome::Done(reply @ (Reply::Bound(_) | Reply::Queued), _) = copy
-                && !self.watch.forgiven(id)
+                && !self.watch.forgiven(id, generation)
             {
                 let what = format_args!("a copy of the open of {id} was answered {reply:?}");
                 self.world.fail("cancelled", what);
@@ -263,13 +276,13 @@ impl Client {
             "{id} bound to {} slot {}",
             binding.worker, binding.slot
         ));
-        let generation = door.group.generation();
+        let generation = door.generation;
         self.watch.bound(id, binding, entry, set_out, generation);
     }
 
     /// The client is told of the session once its first tunnel is up. A node that brings none up in time ends
-    /// the session, and one that dies tells nobody and ends nothing. A call that is absorbed is answered
-    /// without a tunnel, and its client is not seen again.
+    /// the session, and one that dies tells nobody and ends nothing. The client of a call that is absorbed is
+    /// not seen again.
     async fn told(
         &self,
         door: &Door,
@@ -278,12 +291,7 @@ impl Client {
         binding: Binding,
         absorbed: bool,
     ) -> Opened {
-        if absorbed {
-            self.world.count("opens absorbed");
-            self.watch.told(id);
-            return Opened::No;
-        }
-        let (sidecars, generation) = (self.sidecars.clone(), door.group.generation());
+        let (sidecars, generation) = (self.sidecars.clone(), door.generation);
         let (life, at) = (door.life.clone(), door.at);
         let linked = async move {
             for _ in 0..2 {
@@ -302,6 +310,10 @@ impl Client {
             Ok(Ok(true)) => {
                 self.world.count("sessions acknowledged");
                 self.watch.told(id);
+                if absorbed {
+                    self.world.count("opens absorbed");
+                    return Opened::No;
+                }
                 Opened::At(door.at)
             }
             Ok(Err(_died)) => {
@@ -325,7 +337,7 @@ impl Client {
 
     /// The entry node asks for a tunnel.
     fn connect(&self, door: &Door, id: RequestId, binding: Binding) {
-        let generation = door.group.generation();
+        let generation = door.generation;
         self.sidecars
             .want(&door.life, door.at, generation, id, binding);
     }
@@ -359,8 +371,9 @@ impl Client {
             self.say(region, leave).await;
             self.pause(20, 800).await;
             match self.resume(id, region, seq).await {
-                Some((Reply::Bound(_), entered)) => at = entered,
-                Some((Reply::NotFound, _)) if !self.watch.forgiven(id) => {
+                Some((Reply::Bound(_), door)) => at = door.at,
+                // The old side of a region that was recovered doesn't know what came after.
+                Some((Reply::NotFound, door)) if !self.watch.forgiven(id, door.generation) => {
                     let what = format_args!("{id} was acknowledged and can't be resumed");
                     self.world.fail("acknowledged", what);
                 }
@@ -374,13 +387,13 @@ impl Client {
     }
 
     /// Comes back to a session through any node, and says so again when it hears nothing; the answer, and
-    /// the entry node.
+    /// through which.
     async fn resume(
         &self,
         id: RequestId,
         region: RegionId,
         seq: &mut u64,
-    ) -> Option<(Reply, NodeBoot)> {
+    ) -> Option<(Reply, Door)> {
         *seq += 1;
         let set_out = self.world.age();
         let door = self.door(region)?;
@@ -412,12 +425,12 @@ impl Client {
             if held.is_some_and(|until| until < door.group.state().clock()) {
                 self.world.count("H-11");
             }
-            let generation = door.group.generation();
+            let generation = door.generation;
             self.watch
                 .bound(id, binding, Some(entry), set_out, generation);
             self.connect(&door, id, binding);
         }
-        Some((reply, door.at))
+        Some((reply, door))
     }
 
     /// Ends a session; from the answer on nobody serves it, also where the end is not known yet.
@@ -432,9 +445,7 @@ impl Client {
         let Some(door) = self.door(region) else {
             return;
         };
-        if door.group.generation() != through.group.generation()
-            || door.group.state().session(id).is_none()
-        {
+        if door.generation != through.generation || door.group.state().session(id).is_none() {
             return;
         }
         self.world.count("H-19");
@@ -446,7 +457,7 @@ impl Client {
             window_ms: None,
         };
         if let Outcome::Done(Reply::Bound(binding), _) = self.tell(&door, enter).await
-            && !self.watch.forgiven(id)
+            && !self.watch.forgiven(id, through.generation)
         {
             let what = format_args!("{id} was ended, and entered after that at {binding:?}");
             self.world.fail("no-return", what);

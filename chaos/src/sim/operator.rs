@@ -23,8 +23,8 @@ const LEAVING: Duration = Duration::from_secs(6);
 pub(super) enum Theme {
     /// A disk is damaged or lost, once.
     Damage,
-    /// A node is removed, and an empty one of its name joins, once.
-    Remove,
+    /// A node is removed, and an empty one of its name joins, once; which, once it was asked for.
+    Remove(Option<usize>),
     /// A region outlives the loss of a zone, then that of a region, and so on.
     Survive,
     /// A region that outlives the loss of a zone only is cut off whole, and recovered elsewhere.
@@ -49,7 +49,7 @@ impl Theme {
         let first = &machines[0].region;
         let apart = machines.iter().any(|machine| machine.region != *first);
         match random.below(8) {
-            0 | 1 => Theme::Remove,
+            0 | 1 => Theme::Remove(None),
             2 => Theme::Survive,
             3 | 4 if apart => Theme::Recover(Recovery::Shrink),
             _ => Theme::Damage,
@@ -70,14 +70,22 @@ impl Nemesis {
                 self.theme = Theme::Over;
                 self.damage(at).await;
             }
-            Theme::Remove if self.all_up() => self.remove(at).await,
+            Theme::Remove(None) if self.all_up() => self.remove(at).await,
+            Theme::Remove(Some(at)) => self.remove(at).await,
             Theme::Survive => {
                 let survive = [Survive::Zone, Survive::Region][self.random.below(2)];
                 let region = self.home(at);
                 self.outlives(region, survive).await;
             }
             Theme::Recover(step) => self.recover(step).await,
-            Theme::Damage | Theme::Remove | Theme::Over => {}
+            Theme::Damage | Theme::Remove(None) | Theme::Over => {}
+        }
+    }
+
+    /// Finishes what was asked for without an answer: it may have been done.
+    pub(super) async fn follow_up(&mut self) {
+        if let Theme::Remove(Some(at)) = self.theme {
+            self.remove(at).await;
         }
     }
 
@@ -114,6 +122,7 @@ impl Nemesis {
         let catalog = self.others(at).next().map(Group::state);
         let regions = catalog.iter().flat_map(|catalog| catalog.all_regions());
         regions.for_each(|region| self.watch.may_be_small(region.number));
+        self.theme = Theme::Remove(Some(at));
         let command = Command::RemoveNode { node, actor };
         if self.say(&BTreeSet::from([at]), command).await != Some(Reply::Done) {
             return;

@@ -269,7 +269,10 @@ impl Watch {
                 let slack = Duration::from_secs(2) * jumps;
                 let since = known.inside.unwrap_or_default();
                 if known.acknowledged && now + slack < since + least {
-                    let what = format_args!("{id}, inside at {since:?}, expired by {now:?}");
+                    let window = known.window;
+                    let what = format_args!(
+                        "{id}, with a window of {window:?} and inside at {since:?}, expired by {now:?}"
+                    );
                     self.world.fail("early-expiry", what);
                 }
                 true
@@ -317,9 +320,12 @@ impl Watch {
         }
     }
 
-    /// Whether a session may be lost, as its region was recovered.
-    pub(super) fn forgiven(&self, id: RequestId) -> bool {
-        self.seen().forgiven.contains(&id)
+    /// Whether what an incarnation of its group has said of a session may be lost, as the region was
+    /// recovered.
+    pub(super) fn forgiven(&self, id: RequestId, generation: u64) -> bool {
+        let seen = self.seen();
+        let home = id.region().unwrap_or(RegionId(0));
+        seen.forgiven.contains(&id) || seen.given_up(home, generation)
     }
 
     /// The death of a worker was acknowledged.
@@ -447,11 +453,8 @@ impl Watch {
     /// Judges what a linearizable read of one incarnation has found, by what was promised before.
     pub(super) fn read(&self, promised: &[RequestId], state: &Directory, generation: u64) {
         self.world.count("linearizable reads");
-        if self.seen().given_up(state.region(), generation) {
-            return;
-        }
         for id in promised {
-            let ours = id.region() == Some(state.region()) && !self.forgiven(*id);
+            let ours = id.region() == Some(state.region()) && !self.forgiven(*id, generation);
             if ours && state.session(*id).is_none() && state.ended(*id).is_none() {
                 let what = format_args!("{id} was acknowledged and is not found");
                 self.world.fail("stale-negative", what);

@@ -131,7 +131,7 @@ impl Directories for Replicas {
     fn nodes(&self) -> Vec<pb::NodeAddress> {
         let catalog = self.0.catalog().state();
         catalog
-            .nodes()
+            .members()
             .map(|node| pb::NodeAddress {
                 name: node.name.clone(),
                 region: catalog

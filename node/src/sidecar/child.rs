@@ -5,6 +5,7 @@
 //! would meet its memory.
 
 use super::Stop;
+use super::options::KEY_VARIABLE;
 use crate::clock;
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
 use std::ffi::OsString;
@@ -32,6 +33,8 @@ const NO_COMMAND: [i32; 2] = [126, 127];
 pub(super) struct Child {
     command: Vec<OsString>,
     running: Option<Process>,
+    /// Its process group, which others may be in.
+    group: Option<Pid>,
     started: Instant,
     /// The last one exited by itself.
     failed: bool,
@@ -44,6 +47,7 @@ impl Child {
         Self {
             command: command.to_vec(),
             running: None,
+            group: None,
             started: clock::now(),
             failed: false,
             pause: PAUSE.0,
@@ -63,22 +67,24 @@ impl Child {
         if self.failed {
             self.rest().await;
         }
-        let started = std::env::current_exe().and_then(|program| {
-            Command::new(program)
-                .arg("leashed")
-                .arg(std::process::id().to_string())
-                .arg("--")
-                .args(&self.command)
-                // A signal from the terminal is for the sidecar: the worker goes last.
-                .process_group(0)
-                .kill_on_drop(true)
-                .spawn()
-        });
+        // This very program, also when an upgrade has put another file in its place.
+        let started = Command::new("/proc/self/exe")
+            .arg("leashed")
+            .arg(std::process::id().to_string())
+            .arg("--")
+            .args(&self.command)
+            // Whoever has the key may attach workers of its own.
+            .env_remove(KEY_VARIABLE)
+            // A signal from the terminal is for the sidecar: the worker goes last.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn();
         let child = started.map_err(|error| Stop {
             code: 71,
             text: format!("the worker can't be started: {error}"),
         })?;
         tracing::info!(pid = child.id(), "the worker is started");
+        self.group = group(&child);
         self.running = Some(child);
         self.failed = false;
         self.started = clock::now();
@@ -96,6 +102,11 @@ impl Child {
         };
         let status = child.wait().await;
         self.running = None;
+        // What it has started may still have its port, and its sessions' memory.
+        let _or_gone = self
+            .group
+            .take()
+            .map(|group| kill_process_group(group, Signal::KILL));
         self.failed = true;
         match status {
             Ok(status) if status.code().is_some_and(|code| NO_COMMAND.contains(&code)) => {
@@ -123,9 +134,7 @@ impl Child {
         let Some(mut child) = self.running.take() else {
             return;
         };
-        let group = child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let group = self.group.take();
         let send = |signal| group.map(|group| kill_process_group(group, signal));
         let _or_gone = send(Signal::TERM);
         if timeout(GRACE, child.wait()).await.is_err() {
@@ -138,6 +147,11 @@ impl Child {
         let _or_gone = send(Signal::KILL);
         let _or_gone = child.wait().await;
     }
+}
+
+fn group(child: &Process) -> Option<Pid> {
+    let id = i32::try_from(child.id()?).ok()?;
+    Pid::from_raw(id)
 }
 
 fn said(status: ExitStatus) -> String {

@@ -58,6 +58,8 @@ pub(super) struct Life {
 #[derive(Default)]
 struct State {
     slots: Slots,
+    /// The session that this process is for, where each has one of its own.
+    first: Option<RequestId>,
     held: BTreeMap<RequestId, Held>,
     /// Sessions being let go of; cancelled when that is done.
     ending: BTreeMap<RequestId, CancellationToken>,
@@ -216,6 +218,9 @@ impl Life {
         if self.levels.borrow().dead.is_some() {
             return Err("the worker is dead");
         }
+        if self.settings.recycle && state.first.is_some_and(|first| first != id) {
+            return Err("its process has served another session");
+        }
         let evicted = match state.slots.open(id, open.slot, fence) {
             Answer::Refuse(refusal) => return Err(refusal.text()),
             Answer::Dial { evicted } => evicted,
@@ -225,6 +230,7 @@ impl Life {
             return Ok(None);
         }
         if self.settings.recycle {
+            state.first = Some(id);
             // The slot will be free again before this process has ended, and must stay empty.
             self.levels.send_modify(|levels| levels.draining = true);
         }
@@ -283,6 +289,10 @@ impl Life {
         let Some(id) = RequestId::from_slice(&end.request_id) else {
             return;
         };
+        if self.lock().slots.is_over(end.generation) {
+            tracing::info!(session = %id, "a region that was recovered elsewhere wants it ended, and has no say");
+            return;
+        }
         let done = self.end(id, &end.reason);
         let ended = SessionEnded {
             request_id: end.request_id.clone(),
@@ -313,13 +323,17 @@ impl Life {
             let Some(id) = RequestId::from_slice(&session.request_id) else {
                 continue;
             };
-            if !self.lock().slots.forget(id, session.slot) {
-                continue;
+            {
+                let slots = &mut self.lock().slots;
+                if slots.is_over(session.generation) || !slots.forget(id, session.slot) {
+                    continue;
+                }
             }
             let end = EndSession {
                 request_id: session.request_id,
                 binding_index: session.binding_index,
                 reason: "node_lost".to_owned(),
+                generation: session.generation,
             };
             self.end_session(&end, reply.clone());
         }

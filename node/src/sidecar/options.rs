@@ -124,7 +124,7 @@ pub(super) struct Settings {
 }
 
 /// The environment variable with the worker key.
-const KEY_VARIABLE: &str = "PONTOON_WORKER_KEY";
+pub(super) const KEY_VARIABLE: &str = "PONTOON_WORKER_KEY";
 
 impl Options {
     /// Checks every option; the error names the option and says what it may be.

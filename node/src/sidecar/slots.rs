@@ -79,6 +79,11 @@ impl Slots {
         self.generation = self.generation.max(generation);
     }
 
+    /// Whether an incarnation of the home group is over, as far as this sidecar has heard. 0: it is not said.
+    pub(super) fn is_over(&self, generation: u64) -> bool {
+        generation != 0 && generation < self.generation
+    }
+
     /// A node asks for a tunnel.
     pub(super) fn open(&mut self, id: RequestId, slot: u32, fence: Fence) -> Answer {
         if fence.generation < self.generation {
@@ -240,6 +245,9 @@ mod tests {
         slots.raise(3);
         let old = slots.open(id(1), 0, fence(2, 10));
         assert_eq!(old, Answer::Refuse(Refusal::Older));
+        assert!(slots.is_over(2));
+        assert!(!slots.is_over(3) && !slots.is_over(4));
+        assert!(!slots.is_over(0), "an older build doesn't say");
     }
 
     #[test]

@@ -252,8 +252,36 @@ async fn an_end_is_confirmed_after_the_sidecar_has_let_go() {
         .obtain(&target, Carries::Grpc, WITHIN)
         .await
         .unwrap();
-    let end = crate::tunnel::end_session(target.id, &target.binding, EndReason::Released);
+    let end = crate::tunnel::end_session(target.id, &target.binding, EndReason::Released, 1);
     let passed = node.tunnels.sidecars().pass(id, end, Some(WITHIN)).await;
+    assert_eq!(passed, crate::tunnel::PassOutcome::Passed);
+    until("the tunnel is closed", || (!tunnel.is_live()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn h_23_the_old_side_of_a_region_that_was_recovered_ends_nothing_of_the_new_one() {
+    let group = Group::new(1);
+    let node = Node::start(&group, 1).await;
+    let worker = Worker::start("127.0.0.1:0").await;
+    let _sidecar = start(settings(&worker, &[&node]));
+    let id = attached_at(&group, 1).await;
+    let mut target = group.open(node.at);
+    target.generation = 2;
+    let tunnel = node
+        .tunnels
+        .obtain(&target, Carries::Grpc, WITHIN)
+        .await
+        .unwrap();
+    let end = |generation| {
+        let (id, binding) = (target.id, target.binding);
+        crate::tunnel::end_session(id, &binding, EndReason::Expired, generation)
+    };
+    let sidecars = node.tunnels.sidecars();
+    // The sidecar says nothing to it, and the order of messages shows that it was heard.
+    sidecars.pass(id, end(1), None).await;
+    assert_eq!(call(&tunnel, "still").await.unwrap(), "still");
+    assert!(tunnel.is_live());
+    let passed = sidecars.pass(id, end(2), Some(WITHIN)).await;
     assert_eq!(passed, crate::tunnel::PassOutcome::Passed);
     until("the tunnel is closed", || (!tunnel.is_live()).then_some(())).await;
 }

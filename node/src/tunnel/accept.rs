@@ -43,6 +43,9 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 /// How long to pause when the machine is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The largest message of a sidecar, in bytes: all sessions of a worker with the most slots are 600 KiB.
+const MESSAGE_MAX: usize = 1 << 20;
+
 /// HTTP/2 connections on their way to the gRPC server.
 const ATTACHING_MAX: usize = 64;
 
@@ -56,7 +59,9 @@ pub(crate) async fn serve(listener: TcpListener, port: Port, tunnels: Tunnels) {
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .http2_max_header_list_size(HEAD_MAX as u32)
-        .add_service(WorkerServer::new(Attach::new(tunnels.clone())))
+        .add_service(
+            WorkerServer::new(Attach::new(tunnels.clone())).max_decoding_message_size(MESSAGE_MAX),
+        )
         .serve_with_incoming(ReceiverStream::new(attaching));
     let stop = tunnels.stop().clone();
     tokio::select! {

@@ -121,7 +121,8 @@ pub(super) struct Introduced {
     pub(super) spares: u32,
     pub(super) grant: Grant,
     /// What the sidecar holds: binding index by session.
-    held: BTreeMap<RequestId, u64>,
+    /// The sessions it holds: the incarnation of the home group that bound each, and the binding's index.
+    held: BTreeMap<RequestId, (u64, u64)>,
 }
 
 impl Introduced {
@@ -190,6 +191,15 @@ async fn attach(
         })?;
     let worker = introduce(tunnels, hello, grant).await?;
 
+    // Before anything is sent to it: its id must not be another version's, for whom tickets are meant.
+    let replica = directories.replica(worker.region);
+    let known = replica
+        .as_ref()
+        .and_then(|replica| replica.worker(worker.worker));
+    if known.is_some_and(|known| known.version != worker.grant.version) {
+        let text = "this worker id stands for other slots or another version";
+        return Err((Reason::WorkerId, text.to_owned()));
+    }
     let number = tunnels.next_stream();
     let place = tunnels
         .sidecars()
@@ -260,7 +270,7 @@ async fn introduce(tunnels: &Tunnels, hello: Hello, grant: Grant) -> Result<Intr
     for session in &hello.held {
         let id = RequestId::from_slice(&session.request_id)
             .ok_or_else(|| malformed("request_id must have 16 bytes"))?;
-        held.insert(id, session.binding_index);
+        held.insert(id, (session.generation, session.binding_index));
     }
     let wanted = match hello.slots {
         0 => grant.slots,
@@ -284,14 +294,16 @@ async fn let_go(tunnels: &Tunnels, worker: &Introduced) -> Result<BTreeSet<Reque
     if worker.held.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let directory = tunnels
-        .0
-        .directories
+    let directories = &tunnels.0.directories;
+    let generation = directories.generation(worker.region);
+    let directory = directories
         .read(worker.region, ASK_WITHIN)
         .await
         .map_err(|_| unavailable("the worker's home group gave no answer"))?;
-    let stray = |(id, index): (&RequestId, &u64)| {
-        (!is_bound(&directory, *id, worker.worker, *index)).then_some(*id)
+    let stray = |(id, (bound_by, index)): (&RequestId, &(u64, u64))| {
+        // Of what a later incarnation has bound, this one knows nothing (H-23).
+        let knows = *bound_by <= generation;
+        (knows && !is_bound(&directory, *id, worker.worker, *index)).then_some(*id)
     };
     Ok(worker.held.iter().filter_map(stray).collect())
 }
@@ -322,12 +334,13 @@ fn welcome(tunnels: &Tunnels, worker: &Introduced, number: u64, let_go: &BTreeSe
     tunnels.sidecars().welcome(worker.worker, number, message);
 }
 
-/// Waits until each of these is confirmed; gives what else was said meanwhile.
+/// Waits until each of these is confirmed; gives the last of each kind of level that was said meanwhile. What
+/// else may come is said again, or of no use before the attach.
 async fn confirmations(
     inbound: &mut Streaming<SidecarMessage>,
     mut missing: BTreeSet<RequestId>,
 ) -> Result<Vec<SidecarMessage>, No> {
-    let mut others = Vec::new();
+    let mut levels: Vec<SidecarMessage> = Vec::new();
     while !missing.is_empty() {
         let Ok(Some(message)) = inbound.message().await else {
             return Err(unavailable("the stream broke"));
@@ -338,9 +351,19 @@ async fn confirmations(
                     missing.remove(&id);
                 }
             }
-            _ if others.len() < QUEUE => others.push(message),
+            Some(
+                kind @ (sidecar_message::Message::Health(_)
+                | sidecar_message::Message::Draining(_)
+                | sidecar_message::Message::WorkerDead(_)),
+            ) => {
+                let kind = std::mem::discriminant(kind);
+                levels.retain(|level| {
+                    level.message.as_ref().map(std::mem::discriminant) != Some(kind)
+                });
+                levels.push(message);
+            }
             _ => {}
         }
     }
-    Ok(others)
+    Ok(levels)
 }

@@ -317,8 +317,11 @@ impl Control {
     fn hold(&self, held: Vec<HeldSession>) {
         let (worker, region) = (self.worker.worker, self.worker.region);
         let replica = self.tunnels.0.directories.replica(region);
+        // Of what a later incarnation of the group has bound, this one knows nothing (H-23).
+        let generation = self.tunnels.0.directories.generation(region);
         let strays: Vec<(RequestId, u64)> = held
             .iter()
+            .filter(|h| h.generation <= generation)
             .filter_map(|h| Some((RequestId::from_slice(&h.request_id)?, h.binding_index)))
             .filter(|(id, index)| {
                 let replica = replica.as_ref();
@@ -340,6 +343,7 @@ impl Control {
                         request_id: id.to_bytes().to_vec().into(),
                         binding_index: index,
                         reason: "gone".to_owned(),
+                        generation,
                     };
                     say(&sender, node_message::Message::EndSession(end));
                 }

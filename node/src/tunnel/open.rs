@@ -244,7 +244,7 @@ pub(super) async fn let_go(
     reason: EndReason,
     within: Duration,
 ) -> bool {
-    let message = super::end_session(target.id, &target.binding, reason);
+    let message = super::end_session(target.id, &target.binding, reason, target.generation);
     let deadline = clock::now() + within;
     let Some(nodes) = attached_at(shared, target) else {
         return false;

@@ -132,6 +132,10 @@ impl Shelf {
     /// `offered` in all.
     pub(super) fn missing(&self, shared: &Shared, offered: u32) -> Vec<Place> {
         let mut spares = self.spares.lock();
+        let of = self.of.kept(&mut spares);
+        if of.is_none_or(|kept| offered == 0 && kept.idle.is_empty()) {
+            return Vec::new();
+        }
         let total: usize = spares.values().map(|k| k.idle.len() + k.dialing).sum();
         let Some(kept) = self.of.kept(&mut spares) else {
             return Vec::new();

@@ -501,7 +501,7 @@ async fn a_ticket_goes_with_its_waiter() {
 async fn a_message_for_a_sidecar_that_is_not_here_is_not_passed() {
     let node = Node::start(&Group::new(1), 1).await;
     let target = some_target();
-    let end = super::end_session(target.id, &target.binding, EndReason::Released);
+    let end = super::end_session(target.id, &target.binding, EndReason::Released, 1);
     let worker = target.binding.worker;
     let passed = node.tunnels.sidecars().pass(worker, end, None).await;
     assert_eq!(passed, PassOutcome::NotAttached);

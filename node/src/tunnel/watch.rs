@@ -95,19 +95,27 @@ async fn act(tunnels: &Tunnels, effect: Effect) {
         if let Some(binding) = binding
             && tunnels.sidecars().is_attached(binding.worker)
         {
-            let message = end_session(id, &binding, reason);
+            let region = id.region().unwrap_or(RegionId(0));
+            let generation = tunnels.0.directories.generation(region);
+            let message = end_session(id, &binding, reason, generation);
             tunnels.sidecars().pass(binding.worker, message, None).await;
         }
     }
 }
 
-/// The message that makes a sidecar let go of a session.
-pub fn end_session(id: RequestId, binding: &Binding, reason: EndReason) -> NodeMessage {
+/// The message that makes a sidecar let go of a session, in the name of an incarnation of its home group.
+pub fn end_session(
+    id: RequestId,
+    binding: &Binding,
+    reason: EndReason,
+    generation: u64,
+) -> NodeMessage {
     NodeMessage {
         message: Some(node_message::Message::EndSession(EndSession {
             request_id: id.to_bytes().to_vec().into(),
             binding_index: binding.index,
             reason: end_label(reason).to_owned(),
+            generation,
         })),
     }
 }

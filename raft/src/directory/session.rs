@@ -465,12 +465,8 @@ impl Directory {
     }
 
     /// Since when all nodes that ever carried a connection of the session have been gone, whichever
-    /// sweeps have come by; none when one of them lives, or the session is not bound. One that was
-    /// absorbed is none either: its client was told of it before there was any connection.
+    /// sweeps have come by; none when one of them lives, or the session is not bound.
     pub fn deserted(&self, session: &Session) -> Option<Clock> {
-        if session.absorbed {
-            return None;
-        }
         let gone = |entry: &Entry| self.boot_over(entry.at());
         let hold = self.hold(session)?;
         session.entries.iter().all(gone).then_some(hold.since)

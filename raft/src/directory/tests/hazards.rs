@@ -257,25 +257,6 @@ fn h_15_a_session_whose_entry_node_died_before_its_first_tunnel_gives_its_slot_b
 }
 
 #[test]
-fn h_15_h_32_an_absorbed_session_is_not_taken_for_one_that_nobody_was_told_of() {
-    let mut world = World::with_worker(2);
-    let absorbed = Ask {
-        absorbed: true,
-        ..Ask::default()
-    };
-    assert!(matches!(world.open(1, absorbed), Reply::Bound(_)));
-    assert!(matches!(world.open(2, Ask::default()), Reply::Bound(_)));
-    world.attach(1, 1, at(2, 1), 1);
-    world.lost(at(1, 1));
-    let deserted = |number| {
-        let known = world.state.session(session(number)).unwrap();
-        world.state.deserted(known).is_some()
-    };
-    assert!(!deserted(1), "its client has its id, and no tunnel");
-    assert!(deserted(2));
-}
-
-#[test]
 fn h_16_a_jump_of_the_leaders_clock_moves_the_state_clock_two_seconds_at_most() {
     let mut world = World::with_worker(1);
     world.bind(1, at(1, 1));
