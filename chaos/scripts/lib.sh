@@ -8,6 +8,7 @@
 #   PONTOON_SUDO   what commands there begin with [sudo]
 #   PONTOON_PID    prints the node's process id there [systemctl show --property MainPID --value pontoon]
 #   PONTOON_START  starts the node there [systemctl start pontoon]
+#   PONTOON_STATE  a folder there, for who undoes what by itself [/run/pontoon-chaos]
 #   PONTOON        the command line, for scripts that use the admin API [pontoon]; it reads PONTOON_ENDPOINT,
 #                  PONTOON_TOKEN and PONTOON_CA_FILE
 set -euo pipefail
@@ -84,12 +85,29 @@ on_host() {
 }
 
 # Does what is asked for: the harm, the harm with its undoing, or the undoing.
+#
+# Whoever waits on the host to undo something leaves its process id there. It is ended by `--undo`, or it would undo
+# once more: a clock would jump twice, and a later harm would end at the deadline of the first. For the same reason
+# there is no second harm of a kind while it waits.
 carry_out() {
-    local text="$harm"
+    local folder="${PONTOON_STATE:-/run/pontoon-chaos}" mark="pontoon-chaos-$name" file waits text
+    file="$(word "$folder/$name")"
+    # The number may be another process's by now, which does not have this mark.
+    waits="timer=\"\$(cat $file 2>/dev/null || true)\"
+if [ -n \"\$timer\" ] && grep -qs $mark \"/proc/\$timer/cmdline\"; then"
     if [ -n "$back" ]; then
-        text="$undo"
-    elif [ -n "$span" ]; then
-        text+=$'\n'"setsid --fork bash -c $(word "sleep $span; $undo") </dev/null >/dev/null 2>&1"
+        # At its very beginning it has no session yet.
+        text="$waits kill -- \"-\$timer\" 2>/dev/null || kill \"\$timer\"; fi
+rm -f $file
+$undo"
+    else
+        text="$waits echo '$name: it is about to be undone by itself; wait, or undo it by --undo' >&2; exit 75; fi"
+        [ -z "$span" ] || text+=$'\n'"mkdir -p $(word "$folder")"
+        text+=$'\n'"$harm"
+        # The leader of a session of its own outlives the ssh, and is ended with its sleep.
+        [ -z "$span" ] || text+="
+setsid bash -c $(word "sleep $span; rm -f $file; $undo") $mark </dev/null >/dev/null 2>&1 &
+echo \"\$!\" >$file"
     fi
     if [ -n "$dry" ]; then
         printf '# on %s\n%s\n' "$host" "$text"

@@ -159,6 +159,7 @@ async fn nodes_are_killed_paused_and_drained_and_it_is_undone() -> Result<(), Er
     let ssh = stand_in(world.folder(), "ssh", "");
     let started = world.folder().join("started");
     let start = format!("touch {}", started.display());
+    let state = world.folder().join("state").display().to_string();
     let find = |process: &Process| format!("echo {}", process.pid());
 
     let pid = find(&world.nodes[0].process);
@@ -166,6 +167,7 @@ async fn nodes_are_killed_paused_and_drained_and_it_is_undone() -> Result<(), Er
         ("PONTOON_SSH", &*ssh),
         ("PONTOON_PID", &*pid),
         ("PONTOON_START", &*start),
+        ("PONTOON_STATE", &*state),
     ];
     done("pause", &["a-1"], &host);
     becomes("a pause", || world.nodes[0].process.state() == Some('T')).await;
@@ -177,6 +179,22 @@ async fn nodes_are_killed_paused_and_drained_and_it_is_undone() -> Result<(), Er
         world.nodes[0].process.state() != Some('T')
     })
     .await;
+    // Whoever waits to undo it is ended by an undoing: else the next pause would end at the deadline of the first.
+    done("pause", &["a-1", "--for", "600"], &host);
+    let timer = std::fs::read_to_string(format!("{state}/pause")).unwrap();
+    let refused = script("pause", &["a-1"], &host);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(75), "{said}");
+    assert!(said.contains("--undo"), "{said}");
+    done("pause", &["--undo", "a-1"], &host);
+    becomes("its end", || world.nodes[0].process.state() != Some('T')).await;
+    let timer = PathBuf::from(format!("/proc/{}/stat", timer.trim()));
+    becomes("no timer", || {
+        std::fs::read_to_string(&timer).map_or(true, |stat| stat.contains(") Z "))
+    })
+    .await;
+    done("pause", &["a-1"], &host);
+    done("pause", &["--undo", "a-1"], &host);
     done("kill", &["a-1"], &host);
     becomes("a kill", || world.nodes[0].process.ended()).await;
     assert!(!started.exists());
@@ -264,6 +282,25 @@ fn networks_are_cut_and_slowed_and_it_is_undone() {
     assert!(cut(&there(rules)), "{}", there(rules));
     done("partition", &["h", "--undo"], &host);
     assert!(!cut(&there(rules)), "{}", there(rules));
+    // Without nft, routes of both families go as they came.
+    let few = folder.path().join("few");
+    std::fs::create_dir(&few).unwrap();
+    for name in ["bash", "env", "ip", "cat", "grep", "rm"] {
+        let path = there(&format!("command -v {name}"));
+        std::os::unix::fs::symlink(path.trim(), few.join(name)).unwrap();
+    }
+    let path = format!("env PATH={}", few.display());
+    let by_routes = [host[0], ("PONTOON_SUDO", &*path)];
+    let held = || there("ip route show proto 199; ip -6 route show proto 199");
+    let mut words = vec!["h", "out", "10.9.8.7"];
+    if !there("cat /proc/net/if_inet6").is_empty() {
+        words.push("2001:db8::7");
+    }
+    done("partition", &words, &by_routes);
+    let routes = held().matches("blackhole").count();
+    assert_eq!(routes, words.len() - 2, "{}", held());
+    done("partition", &["h", "--undo"], &by_routes);
+    assert_eq!(held(), "");
     // Whoever would cut himself off is refused.
     let from = [host[0], ("SSH_CLIENT", "10.9.8.7 5 22")];
     let refused = script("partition", &["h", "10.9.8.7"], &from);

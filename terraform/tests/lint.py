@@ -8,7 +8,8 @@ the only form of it that a package registry has. Where the provider itself can't
 for `terraform validate`. It checks each resource and block: arguments that don't exist, that are missing,
 blocks where arguments belong and the reverse; a resource that could be in several regions and names none;
 references to attributes, variables, locals, resources, modules and outputs that don't exist; calls of modules
-with arguments that they don't have, or without those they need; what depends on itself through modules.
+with arguments that they don't have, or without those they need; what depends on itself through modules; counts that
+depend on what is only known after an apply.
 
 Left out: types and values of arguments, which only a plan knows.
 """
@@ -38,7 +39,9 @@ def main():
     problems = []
     for folder in folders:
         Check(modules[folder], modules, schema, problems).all()
-        problems.extend(f"{folder.name}: a cycle: {' -> '.join(cycle)}" for cycle in Graph(folder, modules).cycles())
+        graph = Graph(folder, modules)
+        problems.extend(f"{folder.name}: a cycle: {' -> '.join(cycle)}" for cycle in graph.cycles())
+        problems.extend(f"{folder.name}: a count that no plan knows: {' -> '.join(way)}" for way in graph.counts())
     for problem in problems:
         print(problem, file=sys.stderr)
     resources = sum(len(modules[folder].resources) for folder in folders)
@@ -220,6 +223,8 @@ class Graph:
 
     def __init__(self, folder, modules):
         self.modules, self.edges = modules, {}
+        # What counts need, and variables that are given an object: whether there is one is known before what is in it.
+        self.counted, self.objects = {}, set()
         self.add(folder, "", [])
 
     def add(self, folder, path, above):
@@ -238,10 +243,14 @@ class Graph:
             node(f"output.{name}", self.needs(body, path))
         for kind, name, body, _ in module.resources:
             node(f"{kind}.{name}", self.needs(body, path))
+            if "count" in body:
+                self.counted[path + f"{kind}.{name}"] = self.needs(body["count"], path)
         for name, call in module.calls.items():
             inner = f"{path}module.{name}."
             for argument, value in call.items():
                 self.edges[f"{inner}var.{argument}"] = self.needs(value, path)
+                if isinstance(value, dict):
+                    self.objects.add(f"{inner}var.{argument}")
             waits = [need for word in ("for_each", "count", "depends_on") for need in self.needs(call.get(word), path)]
             target = (folder / call["source"]).resolve()
             self.edges[f"{inner}all"] = self.add(target, inner, [*above, *waits])
@@ -254,6 +263,24 @@ class Graph:
         for name, index, output in re.findall(r"\bmodule\.(\w+)(\[)?(?:\.(\w+))?", text):
             found.append(f"module.{name}.all" if index or not output else f"module.{name}.output.{output}")
         return [path + need for need in found]
+
+    def counts(self):
+        """The way from each count to a resource, where there is one: its attributes may be unknown when it is planned."""
+
+        def visit(node, seen):
+            if node in seen or node in self.objects:
+                return None
+            seen.add(node)
+            last = node.split(".")
+            if last[-1] == "all" or last[-2].startswith("aws_"):
+                return [node]
+            ways = (visit(need, seen) for need in self.edges.get(node, []))
+            return next(([node, *way] for way in ways if way), None)
+
+        for resource, needs in self.counted.items():
+            for need in needs:
+                if way := visit(need, set()):
+                    yield [resource, *way]
 
     def cycles(self):
         """One cycle, if there is any: that is enough to begin with."""

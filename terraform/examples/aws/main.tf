@@ -39,7 +39,7 @@ module "topology" {
   regions      = var.regions
   running      = var.running
   platform     = "aws"
-  certificates = keys(var.secrets.nodes)
+  certificates = flatten([for secrets in values(var.secrets) : keys(secrets.nodes)])
 }
 
 module "render" {
@@ -84,7 +84,9 @@ module "region" {
   image          = var.images[each.key]
   kms_key_arn    = lookup(var.kms_key_arns, each.key, null)
   release        = var.release
-  secrets        = var.secrets
+  secrets        = var.secrets[each.key]
+
+  deletion_protection = lookup(var.deletion_protection, each.key, true)
 }
 
 module "peering" {
@@ -118,25 +120,25 @@ module "records" {
 }
 
 module "dns" {
-  source          = "../../modules/dns"
-  zone_id         = var.zone_id
-  private_zone_id = var.private_zone_id
-  service         = var.service
-  records         = module.records.records
-  regions         = keys(module.topology.regions)
+  source       = "../../modules/dns"
+  zone_id      = var.zone_id
+  private_zone = var.private_zone_id == null ? null : { id = var.private_zone_id, name = module.records.private_zone }
+  service      = var.service
+  records      = module.records.records
+  regions      = keys(module.topology.regions)
 }
 
 module "observe" {
-  source          = "../../modules/observe"
-  for_each        = module.topology.regions
-  cluster         = local.cluster
-  name            = each.key
-  location        = each.value.location
-  balancers       = module.region[each.key].balancers
-  instances       = module.region[each.key].instances
-  volumes         = module.region[each.key].volumes
-  health_check_id = module.dns.health_checks[each.key]
-  topics          = var.topics
+  source    = "../../modules/observe"
+  for_each  = module.topology.regions
+  cluster   = local.cluster
+  name      = each.key
+  location  = each.value.location
+  balancers = module.region[each.key].balancers
+  instances = module.region[each.key].instances
+  volumes   = module.region[each.key].volumes
+  outside   = { health_check_id = module.dns.health_checks[each.key] }
+  topics    = var.topics
 }
 
 # For machines with workers, by region: hand user_data_base64 to their launch template.
@@ -146,7 +148,7 @@ module "sidecar" {
   region         = each.key
   known_regions  = keys(module.topology.regions)
   nodes          = [module.records.worker_endpoints[each.key], "workers.${var.service}:${module.topology.ports.worker}"]
-  worker_key_arn = var.worker_key_arn
-  ca_arn         = var.secrets.ca
+  worker_key_arn = var.secrets[each.key].worker_key
+  ca_arn         = var.secrets[each.key].ca
   release        = var.release
 }

@@ -30,13 +30,20 @@ variable "release" {
 }
 
 variable "secrets" {
-  description = "ARNs of secrets, see terraform/README.md."
-  type        = object({ join_token = string, ca = string, client = string, nodes = map(string) })
-}
+  description = "ARNs of secrets by region, see terraform/README.md: those that all need are replicated, so that no region waits for another one's Secrets Manager. With the customer keys in KMS that encrypt them, if there are any."
+  type = map(object({
+    join_token   = string
+    ca           = string
+    client       = string
+    nodes        = map(string)
+    worker_key   = string
+    kms_key_arns = optional(list(string), [])
+  }))
 
-variable "worker_key_arn" {
-  description = "The ARN of the secret with the key of the workers."
-  type        = string
+  validation {
+    condition     = length(setsubtract(keys(var.regions), keys(var.secrets))) == 0
+    error_message = "Regions without secrets: ${join(", ", setsubtract(keys(var.regions), keys(var.secrets)))}."
+  }
 }
 
 variable "admin_token_sha256" {
@@ -45,8 +52,14 @@ variable "admin_token_sha256" {
 }
 
 variable "kms_key_arns" {
-  description = "KMS keys by region; those of AWS where there is none."
+  description = "KMS keys of volumes and logs by region; those of AWS where there is none."
   type        = map(string)
+  default     = {}
+}
+
+variable "deletion_protection" {
+  description = "Regions whose load balancers are about to be taken away: false, see \"Take a region out\" in terraform/README.md."
+  type        = map(bool)
   default     = {}
 }
 
@@ -67,7 +80,7 @@ variable "zone_id" {
 }
 
 variable "private_zone_id" {
-  description = "A private zone for nodes' names, null for none."
+  description = "A private zone for nodes' names, null for none. It is internal.<service>, and associated with the networks of all regions."
   type        = string
   default     = null
 }

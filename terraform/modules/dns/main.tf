@@ -20,9 +20,9 @@ variable "zone_id" {
   nullable    = false
 }
 
-variable "private_zone_id" {
-  description = "The zone of nodes' names, one that the networks are associated with; null for none of them."
-  type        = string
+variable "private_zone" {
+  description = "The zone of nodes' names, one that the networks are associated with: its id, and the name that modules/records has for it; null for none of them."
+  type        = object({ id = string, name = string })
   default     = null
 }
 
@@ -60,6 +60,20 @@ variable "tags" {
   nullable    = false
 }
 
+# In a network that is associated with it, a private zone answers for all that is below its name: one that is named as
+# the service would hide all public records there, and a public one would show nodes' addresses to everybody.
+data "aws_route53_zone" "private" {
+  count   = var.private_zone == null ? 0 : 1
+  zone_id = var.private_zone.id
+
+  lifecycle {
+    postcondition {
+      condition     = trimsuffix(self.name, ".") == var.private_zone.name && self.private_zone
+      error_message = "The private zone has to be a private one of the name ${var.private_zone.name}, not ${self.name}: it hides whatever else is below its name."
+    }
+  }
+}
+
 # Through the load balancer, TLS included, to a node's own answer. Three failures 10 s apart, seen by most of
 # the checkers, take a region out.
 resource "aws_route53_health_check" "region" {
@@ -76,8 +90,8 @@ resource "aws_route53_health_check" "region" {
 }
 
 resource "aws_route53_record" "this" {
-  for_each        = { for key, record in var.records : key => record if record.scope == "public" || var.private_zone_id != null }
-  zone_id         = each.value.scope == "public" ? var.zone_id : var.private_zone_id
+  for_each        = { for key, record in var.records : key => record if record.scope == "public" || var.private_zone != null }
+  zone_id         = each.value.scope == "public" ? var.zone_id : data.aws_route53_zone.private[0].zone_id
   name            = each.value.name
   type            = each.value.type
   ttl             = each.value.ttl

@@ -50,9 +50,9 @@ variable "volumes" {
   nullable    = false
 }
 
-variable "health_check_id" {
-  description = "The region's health check, from modules/dns; null for none."
-  type        = string
+variable "outside" {
+  description = "The region's health check, from modules/dns; null for none. An object, because whether there is one has to be known when its id is not yet."
+  type        = object({ health_check_id = string })
   default     = null
 }
 
@@ -145,13 +145,13 @@ resource "aws_cloudwatch_metric_alarm" "this" {
 }
 
 resource "aws_cloudwatch_metric_alarm" "outside" {
-  count               = var.health_check_id == null ? 0 : 1
+  count               = var.outside == null ? 0 : 1
   region              = "us-east-1"
   alarm_name          = "${local.prefix}-outside"
   alarm_description   = "The region does not answer to checks from outside, so DNS sends clients elsewhere."
   namespace           = "AWS/Route53"
   metric_name         = "HealthCheckStatus"
-  dimensions          = { HealthCheckId = var.health_check_id }
+  dimensions          = { HealthCheckId = var.outside.health_check_id }
   statistic           = "Minimum"
   comparison_operator = "LessThanThreshold"
   threshold           = 1

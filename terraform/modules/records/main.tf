@@ -3,17 +3,21 @@
 #   <service>                        the nearest healthy region; clients call this one
 #   <region>.<service>               one region's clients' addresses
 #   workers.<service>, workers.<region>.<service>   the same for sidecars
-#   <node>.nodes.<service>           a node, at the address that peers and operators dial
-#   _pontoon-peer._tcp.<service>     SRV: where all nodes listen for each other
-#   _pontoon-worker._tcp.<region>.<service>, _pontoon-admin._tcp.<region>.<service>   SRV of one region's nodes
 #
+# In a private zone of its own, internal.<service>:
+#
+#   <node>.nodes.internal.<service>                a node, at the address that peers and operators dial
+#   _pontoon-peer._tcp.internal.<service>          SRV: where all nodes listen for each other
+#   _pontoon-worker._tcp.<region>.internal.<service>, _pontoon-admin._tcp.<region>.internal.<service>
+#                                    SRV of one region's nodes
 #
 # With a delegation, where nodes answer questions of DNS themselves (docs/dns.md):
 #
 #   <zone>                           NS: the zone's servers
 #   <server>                         a server's addresses, all on port 53
 #
-# Names of nodes have private addresses, so they belong into a private zone: `scope` says which records do.
+# Names of nodes have private addresses, so they belong into a private zone: `scope` says which records do. That zone
+# has a name which nothing public is below, because a network that knows a private zone asks nobody else for names in it.
 # Left out: NS and SOA of the zone that these records go into, which are its server's.
 
 terraform {
@@ -21,6 +25,8 @@ terraform {
 }
 
 locals {
+  private_zone = "internal.${var.service}"
+
   nearest = flatten([
     for kind, port in { client = var.ports.client, worker = var.ports.worker } : [
       for name, region in var.regions : [
@@ -59,8 +65,8 @@ locals {
 
   nodes = [
     for name, node in var.nodes : {
-      key      = "${name}.nodes.${var.service} A"
-      name     = "${name}.nodes.${var.service}"
+      key      = "${name}.nodes.${local.private_zone} A"
+      name     = "${name}.nodes.${local.private_zone}"
       type     = "A"
       ttl      = var.ttl_nodes
       values   = [node.address]
@@ -79,11 +85,11 @@ locals {
       admin  = { port = var.ports.admin, regional = true }
       } : [
       for region in(plan.regional ? keys(var.regions) : [null]) : {
-        key      = "_pontoon-${service}._tcp.${region == null ? "" : "${region}."}${var.service} SRV"
-        name     = "_pontoon-${service}._tcp.${region == null ? "" : "${region}."}${var.service}"
+        key      = "_pontoon-${service}._tcp.${region == null ? "" : "${region}."}${local.private_zone} SRV"
+        name     = "_pontoon-${service}._tcp.${region == null ? "" : "${region}."}${local.private_zone}"
         type     = "SRV"
         ttl      = var.ttl_nodes
-        values   = sort([for name, node in var.nodes : "0 0 ${plan.port} ${name}.nodes.${var.service}." if region == null || node.region == region])
+        values   = sort([for name, node in var.nodes : "0 0 ${plan.port} ${name}.nodes.${local.private_zone}." if region == null || node.region == region])
         scope    = "private"
         location = null
         set      = null

@@ -3,6 +3,11 @@ output "records" {
   value       = local.records
 }
 
+output "private_zone" {
+  description = "The name that the zone of the private records has to have, for modules/dns."
+  value       = local.private_zone
+}
+
 output "client_endpoints" {
   description = "What clients call: the nearest region, and each region by name."
   value = merge(

@@ -23,6 +23,11 @@ variable "regions" {
     error_message = "Two regions have one location, so no latency tells them apart: ${jsonencode({ for name, region in var.regions : name => region.location })}."
   }
   validation {
+    # These labels in front of the service's name mean something else.
+    condition     = length(setintersection(keys(var.regions), ["internal", "workers"])) == 0
+    error_message = "A region can't be called ${join(" or ", setintersection(keys(var.regions), ["internal", "workers"]))}: the private zone is internal.${var.service}, and workers.${var.service} is for sidecars."
+  }
+  validation {
     condition     = alltrue([for region in values(var.regions) : length(region.client.ipv4) + length(region.client.ipv6) > 0])
     error_message = "A region has no address for clients: ${join(", ", [for name, region in var.regions : name if length(region.client.ipv4) + length(region.client.ipv6) == 0])}."
   }
@@ -55,6 +60,10 @@ variable "delegation" {
     # Whoever asks for a name below a delegated one is sent to the zone's servers.
     condition     = var.delegation == null ? true : var.service != var.delegation.zone && !endswith(var.service, ".${var.delegation.zone}")
     error_message = "The nodes would be asked for ${var.service}, whose records are here: delegate another name than the service's, or one below it, as near.${var.service}."
+  }
+  validation {
+    condition     = var.delegation == null ? true : !endswith(".${var.delegation.zone}", ".internal.${var.service}")
+    error_message = "${try(var.delegation.zone, "")} is in the private zone internal.${var.service}: networks that know that one would not find its servers."
   }
   validation {
     condition     = length(try(var.delegation.servers, { a = null, b = null })) >= 2

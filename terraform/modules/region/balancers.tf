@@ -1,8 +1,8 @@
 # Load balancers, which pass TCP on and end no TLS: one for clients, one for workers, and one for DNS where nodes
 # answer questions.
 #
-# Clients' addresses reach the nodes by a PROXY header, those of whoever asks for names as they are. Addresses are static, one for each zone, so that DNS
-# records can have a time to live of our own choice.
+# Clients' addresses reach the nodes by a PROXY header, those of whoever asks for names as they are. Addresses are
+# static, one for each zone, so that DNS records can have a time to live of our own choice.
 
 resource "aws_eip" "balancer" {
   for_each = var.internet_facing ? merge([
@@ -28,7 +28,7 @@ resource "aws_lb" "this" {
   internal                         = !var.internet_facing
   security_groups                  = [aws_security_group.balancer[each.key].id]
   enable_cross_zone_load_balancing = true
-  enable_deletion_protection       = true
+  enable_deletion_protection       = var.deletion_protection
   tags                             = local.tags
 
   dynamic "subnet_mapping" {
@@ -65,6 +65,17 @@ resource "aws_lb_target_group" "this" {
   deregistration_delay   = 60
   connection_termination = false
   tags                   = local.tags
+
+  # By default connections are reset once probes fail, which is 15 s into a drain of 30 s. A node that is not ready ends
+  # its own connections when it has to, so the load balancer leaves them alone for 5 minutes: ten drains, and time for a
+  # quorum that is away. Those of a machine that is gone are then reset. TCP only.
+  dynamic "target_health_state" {
+    for_each = contains(each.value.protocols, "udp") ? [] : [300]
+    content {
+      enable_unhealthy_connection_termination = false
+      unhealthy_draining_interval             = target_health_state.value
+    }
+  }
 
   # Three times 5 s: a node is out before the 30 s in which it drains are over.
   health_check {

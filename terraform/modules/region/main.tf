@@ -2,8 +2,8 @@
 #
 # A node is four things that live for different times. Its address (a network interface) and its data (a
 # volume) live as long as its name; the machine between them is replaced at will, and finds both again; its
-# configuration is user data, and so comes with the machine. A changed image, release or configuration does
-# not touch machines that run: `apply` would replace all at once. terraform/bin/roll replaces them one by
+# configuration is user data, and so comes with the machine. A changed image, type, release or
+# configuration does not touch machines that run: `apply` would replace all at once. terraform/bin/roll replaces them one by
 # one, behind the gate. Everything that decides is in modules/topology, render and machine.
 #
 # Left out: auto scaling, since a node's place is its name and the cluster wants to hear who leaves; and

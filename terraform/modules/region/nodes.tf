@@ -83,9 +83,10 @@ resource "aws_instance" "node" {
     kms_key_id  = var.kms_key_arn
   }
 
-  # Another image or configuration is carried out by terraform/bin/roll, one node at a time.
+  # Another image, type or configuration is carried out by terraform/bin/roll, one node at a time. A type would be
+  # changed by stopping the machines, all at once.
   lifecycle {
-    ignore_changes = [ami, user_data_base64]
+    ignore_changes = [ami, instance_type, user_data_base64]
   }
 }
 

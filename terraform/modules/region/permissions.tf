@@ -28,7 +28,8 @@ resource "aws_iam_role_policy" "node" {
         Resource = [var.secrets.join_token, var.secrets.ca, var.secrets.client, var.secrets.nodes[each.key]]
       }],
       local.release_arn == null ? [] : [{ Effect = "Allow", Action = ["s3:GetObject"], Resource = [local.release_arn] }],
-      var.kms_key_arn == null ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = [var.kms_key_arn] }],
+      # Not the key of volumes, which EC2 uses by itself.
+      length(var.secrets.kms_key_arns) == 0 ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = var.secrets.kms_key_arns }],
     )
   })
 }

@@ -149,7 +149,7 @@ variable "volume" {
 }
 
 variable "kms_key_arn" {
-  description = "The KMS key of volumes, secrets and logs in this region; null for those of AWS."
+  description = "The KMS key of volumes and logs in this region; null for those of AWS."
   type        = string
   default     = null
 }
@@ -161,12 +161,13 @@ variable "release" {
 }
 
 variable "secrets" {
-  description = "ARNs of Secrets Manager secrets: the join token, the CA certificates, what clients are shown, and each node's certificate, the last two as JSON with cert and key."
+  description = "ARNs of Secrets Manager secrets: the join token, the CA certificates, what clients are shown, and each node's certificate, the last two as JSON with cert and key. kms_key_arns: the customer keys in KMS that encrypt them, or a release on S3, which nodes then may use; those of AWS need no mention."
   type = object({
-    join_token = string
-    ca         = string
-    client     = string
-    nodes      = map(string)
+    join_token   = string
+    ca           = string
+    client       = string
+    nodes        = map(string)
+    kms_key_arns = optional(list(string), [])
   })
   nullable = false
 
@@ -174,6 +175,13 @@ variable "secrets" {
     condition     = length(setsubtract(keys(var.nodes), keys(var.secrets.nodes))) == 0
     error_message = "Missing certificates: ${join(", ", setsubtract(keys(var.nodes), keys(var.secrets.nodes)))}. Each node needs a secret of its own, see terraform/README.md."
   }
+}
+
+variable "deletion_protection" {
+  description = "Whether load balancers refuse to be deleted. Set it to false and apply before a region, or the one for DNS, is taken away."
+  type        = bool
+  default     = true
+  nullable    = false
 }
 
 variable "tags" {

@@ -37,20 +37,25 @@ run "clients_get_the_nearest_healthy_region_with_a_low_ttl" {
 run "peers_are_found_by_srv_records_in_the_private_zone" {
   command = plan
   assert {
-    condition = output.records["_pontoon-peer._tcp.pontoon.example.com SRV"].values == tolist([
-      "0 0 10085 eu-central-1-1.nodes.pontoon.example.com.",
-      "0 0 10085 us-east-1-1.nodes.pontoon.example.com.",
-      "0 0 10085 us-east-1-2.nodes.pontoon.example.com.",
+    condition = output.records["_pontoon-peer._tcp.internal.pontoon.example.com SRV"].values == tolist([
+      "0 0 10085 eu-central-1-1.nodes.internal.pontoon.example.com.",
+      "0 0 10085 us-east-1-1.nodes.internal.pontoon.example.com.",
+      "0 0 10085 us-east-1-2.nodes.internal.pontoon.example.com.",
     ])
-    error_message = jsonencode(output.records["_pontoon-peer._tcp.pontoon.example.com SRV"])
+    error_message = jsonencode(output.records["_pontoon-peer._tcp.internal.pontoon.example.com SRV"])
   }
   assert {
-    condition     = length(output.records["_pontoon-worker._tcp.us-east-1.pontoon.example.com SRV"].values) == 2
+    condition     = length(output.records["_pontoon-worker._tcp.us-east-1.internal.pontoon.example.com SRV"].values) == 2
     error_message = "A region's SRV record names nodes of another one."
   }
   assert {
     condition     = alltrue([for record in values(output.records) : record.scope == (startswith(record.values[0], "10.") || record.type == "SRV" ? "private" : "public")])
     error_message = "A private address is public, or the reverse."
+  }
+  assert {
+    # A network that knows the private zone asks nobody else for what is below its name.
+    condition     = alltrue([for record in values(output.records) : endswith(record.name, ".${output.private_zone}") == (record.scope == "private")])
+    error_message = "The private zone would hide a public name, or lacks a private one."
   }
   assert {
     condition = alltrue(flatten([
@@ -78,6 +83,15 @@ run "a_region_that_clients_cannot_reach" {
   command = plan
   variables {
     regions = { a = { location = "us-east-1", client = {}, worker = {} } }
+    nodes   = {}
+  }
+  expect_failures = [var.regions]
+}
+
+run "a_region_with_the_name_of_the_private_zone" {
+  command = plan
+  variables {
+    regions = { internal = { location = "us-east-1", client = { ipv4 = ["192.0.2.1"] }, worker = {} } }
     nodes   = {}
   }
   expect_failures = [var.regions]
@@ -154,6 +168,14 @@ run "a_server_in_the_zone_that_it_answers_for" {
   command = plan
   variables {
     delegation = { zone = "near.pontoon.example.com", servers = { "ns1.near.pontoon.example.com" = { ipv4 = ["192.0.2.1"] }, "ns2.example.net" = { ipv4 = ["192.0.2.2"] } } }
+  }
+  expect_failures = [var.delegation]
+}
+
+run "a_delegated_zone_that_the_private_one_hides" {
+  command = plan
+  variables {
+    delegation = { zone = "near.internal.pontoon.example.com", servers = { "ns1.example.net" = { ipv4 = ["192.0.2.1"] }, "ns2.example.net" = { ipv4 = ["192.0.2.2"] } } }
   }
   expect_failures = [var.delegation]
 }
