@@ -197,6 +197,68 @@ fn s_1_c_rsm_1_a_resume_waits_out_5_s_without_a_leader_and_finds_its_session() {
 }
 
 #[test]
+fn s_2_c_rsm_4_a_session_that_a_node_last_saw_waiting_is_found_there_once_it_was_given_a_slot() {
+    let _alone = alone();
+    let folder = cluster::folder();
+    let cluster = Cluster::start_in(&folder, &["--slots", "64"]);
+    let Some(client) = Client::start() else {
+        return;
+    };
+    let function = Function::create(&cluster, "waits", &["--slots", "1"]);
+    let Some(worker) = Worker::start("waits-worker", &folder) else {
+        return;
+    };
+    let _sidecar = Sidecar::attach(&cluster, &function, "waits", "us-east", &worker);
+    // The group of the worker's region goes on while the node of another region stands still.
+    let [entry, sleeper] = ["us-east", "us-west"].map(|region| {
+        let nodes = &cluster.ready().nodes;
+        nodes.iter().find(|node| node.region == region).unwrap()
+    });
+    wait::until(RECOVERED_WITHIN, "its group is led from its region", || {
+        let leader = leader(&cluster, sleeper, "us-east")?;
+        (leader == entry.name).then_some(())
+    });
+    let at = |channel: &str, node: &Node| client.connect(channel, &node.client);
+    at("first", entry);
+    at("second", entry);
+    let first = client.echo("first", &function.keys(&[]), "first");
+    let waits = client.begin_echo("second", "Unary", &function.keys(&[]), "second", 60.0);
+    let token = &cluster.ready().admin_token;
+    wait::until(RECOVERED_WITHIN, "the other node sees it wait", || {
+        let sessions = cli::ask(&sleeper.admin, token, &["session", "list"]);
+        let mut all = sessions.as_array()?.iter();
+        all.any(|one| one["state"] == "queued").then_some(())
+    });
+    at("resume", sleeper);
+    send(sleeper.pid, Signal::STOP);
+    let stopped = pontoon::clock::now();
+    cli::ask(&entry.admin, token, &["session", "end", &first.session()]);
+    let second = waits.call();
+    assert_eq!(second.json()["count"], 1, "{second:?}");
+    let second_id = second.session();
+    let keys = function.keys(&[("nvcf-reqid", &second_id)]);
+    let resumed = client.begin_echo("resume", "Unary", &keys, "resume", 60.0);
+    // Until the others have closed their connections to it: when it wakes it has to be told anew.
+    wait::until(RECOVERED_WITHIN, "it has slept for 8 s", || {
+        (stopped.elapsed() >= Duration::from_secs(8)).then_some(())
+    });
+    send(sleeper.pid, Signal::CONT);
+    // It may say that it doesn't know yet, and nothing that is wrong.
+    let mut answer = resumed.call();
+    let resumed = wait::until(RECOVERED_WITHIN, "it resumes", || {
+        match answer.code() {
+            0 => return Some(answer.clone()),
+            14 => {}
+            _ => panic!("{answer:?}"),
+        }
+        answer = client.echo("resume", &keys, "again");
+        None
+    });
+    assert_eq!(resumed.json()["count"], 2, "{resumed:?}");
+    assert_eq!(resumed.session(), second_id);
+}
+
+#[test]
 fn s_2_h_10_an_entry_node_that_stops_for_12_s_enters_its_streams_again_before_their_hold_ends() {
     let _alone = alone();
     let folder = cluster::folder();

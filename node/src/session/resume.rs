@@ -93,8 +93,8 @@ impl Sessions {
             return Err(Fault::SessionNotFound);
         }
         let Some(binding) = session.binding() else {
-            // Queued: its id was never given to anybody.
-            return Err(Fault::SessionNotFound);
+            // Nobody is told of a session that waits; whoever asks for it was told since.
+            return Ok(None);
         };
         let connected = group.beat_age().is_some_and(|age| age < BEAT_FRESH);
         let soon = state.clock().after(ENTER_LATE + BEAT_FRESH);
