@@ -2,8 +2,9 @@
 //! happens at one moment between its begin and its end.
 //!
 //! The search is that of Wing and Gong (Journal of Parallel and Distributed Computing 17, 1993) with Lowe's
-//! memory of what was tried (Concurrency and Computation 29, 2017). An operation whose outcome nobody knows
-//! may happen at any moment after its begin, in part, or never.
+//! memory of what was tried (Concurrency and Computation 29, 2017). Of an operation whose outcome nobody knows,
+//! each message may arrive at any moment after its begin, or never: what a process that stood still had
+//! received goes on its way when it wakes.
 
 use super::{Verdict, refuse};
 use crate::history::{History, Kind, MESSAGES, Op, Outcome};
@@ -30,8 +31,8 @@ enum Act {
     Open(Worker, i64),
     /// A call adds so much; its worker said what the sum is.
     Add(i64, Worker, i64),
-    /// It adds something up to so much.
-    Perhaps(i64),
+    /// One message that adds 1, and of which nobody was told.
+    Perhaps,
     /// Somebody is told that the session is over.
     NotFound,
     /// The session ends.
@@ -78,9 +79,10 @@ impl State {
             Act::Add(more, worker, sum) if self.sum + more == sum && fits(worker) => {
                 told(worker, sum)
             }
-            Act::Perhaps(most) => (self.sum + 1..=self.sum + most)
-                .map(|sum| State { sum, ..self })
-                .collect(),
+            Act::Perhaps => vec![State {
+                sum: self.sum + 1,
+                ..self
+            }],
             Act::NotFound | Act::Open(..) | Act::Add(..) => Vec::new(),
         }
     }
@@ -121,15 +123,17 @@ fn steps_of(history: &History, ops: &[&Op]) -> Vec<Step> {
             Outcome::Failed { text, .. } if UNDONE.iter().any(|u| text.starts_with(u)) => continue,
             Outcome::Failed { .. } | Outcome::Unknown { .. } => None,
         };
-        let unknown = match op.kind {
-            Kind::Release => Act::End,
-            _ => Act::Perhaps(adds),
+        let (act, times) = match (known, op.kind) {
+            (Some(known), _) => (known, 1),
+            (None, Kind::Release) => (Act::End, 1),
+            (None, _) => (Act::Perhaps, adds),
         };
-        steps.push(Step {
+        let step = Step {
             start: op.start,
             end: known.map(|_| op.end),
-            act: known.unwrap_or(unknown),
-        });
+            act,
+        };
+        steps.extend((0..times).map(|_| step));
     }
     let heard = ops.iter().filter(|op| op.ok()).map(|op| op.end).max();
     let expires = heard.map(|heard| heard + history.window);
@@ -207,6 +211,7 @@ mod tests {
         let open = op("s", Kind::Open, 0, ok("w/1", 1));
         let call = |start, sum| op("s", Kind::Call, start, ok("w/1", sum));
         let broken = op("s", Kind::Call, 100, unknown());
+        let stream = op("s", Kind::Stream, 100, unknown());
         let refused = op("s", Kind::Call, 100, failed(14));
         let good = [
             vec![open.clone(), call(100, 2), call(200, 3)],
@@ -214,6 +219,8 @@ mod tests {
             vec![open.clone(), broken.clone(), call(200, 3)],
             vec![open.clone(), broken.clone(), call(200, 2), call(300, 4)],
             vec![open.clone(), broken.clone(), call(200, 2), call(300, 3)],
+            // Its messages need not arrive together.
+            vec![open.clone(), stream.clone(), call(200, 4), call(300, 7)],
             // What overlaps has no order of its own.
             vec![open.clone(), call(100, 3), call(105, 2)],
         ];
@@ -230,6 +237,7 @@ mod tests {
             vec![open.clone(), call(100, 3)],
             vec![open.clone(), call(100, 3), call(200, 2)],
             vec![open.clone(), broken, call(200, 4)],
+            vec![open.clone(), stream, call(200, 4), call(300, 9)],
             vec![open.clone(), undone, call(200, 3)],
             vec![open.clone(), op("s", Kind::Call, 100, ok("w/2", 2))],
             vec![open, op("s", Kind::Call, 100, failed(5)), call(200, 2)],
@@ -315,7 +323,7 @@ mod tests {
                     (_, 0) => Some((Act::NotFound, Ret::NotFound)),
                     (_, sum) => Some((Act::Add(1, 0, *sum), Ret::Sum(0, *sum))),
                 };
-                let unknown = if *kind == Kind::Release { Act::End } else { Act::Perhaps(1) };
+                let unknown = if *kind == Kind::Release { Act::End } else { Act::Perhaps };
                 let act = known.as_ref().map_or(unknown, |(act, _)| *act);
                 steps.push(Step { start: start + 1, end: known.as_ref().map(|_| end), act });
                 events.push((start + 1, 1, thread, None));
