@@ -387,7 +387,11 @@ async fn schedule(
         }
         // What costs a voter waits until that can be borne, and meanwhile others are healed.
         let mut due = faults.next_if(|fault| fault.at() <= now);
-        if let Some((until, fault)) = late.front().filter(|_| due.is_none()) {
+        let costly = due.take_if(|fault| fault.costs_a_voter());
+        late.extend(costly.map(|fault| (now + BORNE, fault)));
+        if due.is_none()
+            && let Some((until, fault)) = late.front()
+        {
             match world.weakest().await? {
                 None => due = late.pop_front().map(|(_, fault)| fault),
                 Some(weak) if *until <= now => {
@@ -398,11 +402,6 @@ async fn schedule(
                 }
                 Some(_) => {}
             }
-        } else if let Some(fault) = due.filter(|fault| fault.costs_a_voter())
-            && world.weakest().await?.is_some()
-        {
-            late.push_back((now + BORNE, fault));
-            continue;
         }
         if let Some(fault) = due {
             let done = hand.hurt(world, fault).await?;

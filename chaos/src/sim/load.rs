@@ -598,13 +598,9 @@ impl Client {
             let (Some(one), Some(other)) = (self.life(), self.life()) else {
                 continue;
             };
-            let catalog = one.cluster.catalog().clone();
-            let created = one.host.spawn(async move {
-                let command = catalog::Command::CreateTenant(tenant);
-                catalog.propose(command, PATIENCE / 2).await
-            });
-            let created = tokio::time::timeout(PATIENCE, created).await;
-            if !matches!(created, Ok(Ok(Ok(done))) if done.reply == catalog::Reply::Done) {
+            let command = catalog::Command::CreateTenant(tenant);
+            let created = one.tell_catalog(command, PATIENCE / 2, PATIENCE).await;
+            if created != Some(catalog::Reply::Done) {
                 continue;
             }
             let catalog = other.cluster.catalog().clone();

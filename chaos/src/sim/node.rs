@@ -61,6 +61,26 @@ pub(super) struct Life {
     pub(super) cluster: Cluster,
 }
 
+impl Life {
+    /// Says something to the catalog through this process, which tries for so long; the answer, if it comes
+    /// while it is waited for.
+    pub(super) async fn tell_catalog(
+        &self,
+        command: catalog::Command,
+        tries: Duration,
+        waits: Duration,
+    ) -> Option<catalog::Reply> {
+        let catalog = self.cluster.catalog().clone();
+        let asked = self
+            .host
+            .spawn(async move { catalog.propose(command, tries).await });
+        match tokio::time::timeout(waits, asked).await {
+            Ok(Ok(Ok(done))) => Some(done.reply),
+            _ => None,
+        }
+    }
+}
+
 /// One node.
 pub(super) struct Machine {
     pub(super) number: NodeId,

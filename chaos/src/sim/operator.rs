@@ -7,6 +7,7 @@ use super::random::Random;
 use pontoon_proto::id::RegionId;
 use pontoon_raft::catalog::command::{Command, Reply, Survive};
 use pontoon_raft::cluster::Cluster;
+use pontoon_raft::directory::Directory;
 use pontoon_raft::group::Group;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -89,6 +90,11 @@ impl Nemesis {
         }
     }
 
+    /// A region's group as one node runs it.
+    fn group(&self, at: usize, region: RegionId) -> Option<Group<Directory>> {
+        self.machines[at].life.as_ref()?.cluster.region(region)
+    }
+
     fn home(&self, at: usize) -> Option<RegionId> {
         let catalog = self.machines[at].life.as_ref()?.cluster.catalog().state();
         let region = catalog.region_by_name(&self.machines[at].region)?;
@@ -103,14 +109,7 @@ impl Nemesis {
             .filter_map(|(_, machine)| machine.life.clone())
             .collect();
         let through = self.random.pick(&running)?;
-        let catalog = through.cluster.catalog().clone();
-        let asked = through
-            .host
-            .spawn(async move { catalog.propose(command, WITHIN).await });
-        match tokio::time::timeout(WITHIN, asked).await {
-            Ok(Ok(Ok(done))) => Some(done.reply),
-            _ => None,
-        }
+        through.tell_catalog(command, WITHIN, WITHIN).await
     }
 
     /// A node is removed; once nobody counts on it, or it has waited for long enough, its disk is emptied
@@ -198,9 +197,9 @@ impl Nemesis {
     fn votes_at_home(&self, region: RegionId, inside: &BTreeSet<usize>) -> bool {
         let numbers: BTreeSet<_> = inside.iter().map(|at| self.machines[*at].number).collect();
         inside.iter().any(|at| {
-            let life = self.machines[*at].life.as_ref();
-            let group = life.and_then(|life| life.cluster.region(region));
-            let leader = group.filter(|group| group.leads() && group.connected());
+            let leader = self
+                .group(*at, region)
+                .filter(|group| group.leads() && group.connected());
             leader.is_some_and(|group| {
                 let voters = group.status().voters;
                 voters.iter().all(|voter| numbers.contains(voter))
@@ -228,8 +227,7 @@ impl Nemesis {
         let Some(seed) = self.random.pick(&outside).copied() else {
             return;
         };
-        let life = self.machines[seed].life.as_ref();
-        let Some(group) = life.and_then(|life| life.cluster.region(region)) else {
+        let Some(group) = self.group(seed, region) else {
             return;
         };
         // As the admin API has it: what works is not recovered.
@@ -255,8 +253,7 @@ impl Nemesis {
         self.theme = Theme::Over;
         self.told("recoveries", seed);
         let lives_on = inside.iter().any(|at| {
-            let life = self.machines[*at].life.as_ref();
-            let group = life.and_then(|life| life.cluster.region(region));
+            let group = self.group(*at, region);
             group.is_some_and(|group| group.leads() && group.generation() < generation)
         });
         if lives_on {

@@ -453,8 +453,12 @@ impl Watch {
     /// Judges what a linearizable read of one incarnation has found, by what was promised before.
     pub(super) fn read(&self, promised: &[RequestId], state: &Directory, generation: u64) {
         self.world.count("linearizable reads");
+        let seen = self.seen();
+        if seen.given_up(state.region(), generation) {
+            return;
+        }
         for id in promised {
-            let ours = id.region() == Some(state.region()) && !self.forgiven(*id, generation);
+            let ours = id.region() == Some(state.region()) && !seen.forgiven.contains(id);
             if ours && state.session(*id).is_none() && state.ended(*id).is_none() {
                 let what = format_args!("{id} was acknowledged and is not found");
                 self.world.fail("stale-negative", what);

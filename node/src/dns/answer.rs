@@ -222,22 +222,18 @@ impl Answer<'_> {
             return self.put(&View::default(), Place::Apex, asked, Vec::new());
         };
         let place = place(view, &labels);
-        let wanted = match place {
-            Place::Apex | Place::Region(_) if address => Some(Service::Client),
-            Place::Service(service, _) if kind == RecordType::SRV => Some(service),
-            _ => None,
+        let (service, region, fits) = match place {
+            Place::Apex if address => (Service::Client, None, true),
+            Place::Region(region) if address => (Service::Client, Some(region), true),
+            Place::Service(service, region) => (service, region, kind == RecordType::SRV),
+            _ => return self.put(view, place, asked, Vec::new()),
         };
-        let nodes = match place {
-            Place::Apex if address => self.nearest(view, Service::Client, asked, from),
-            Place::Region(region) if address => {
-                vec![view.offering(region.number, Service::Client)]
-            }
-            Place::Service(service, Some(region)) => vec![view.offering(region.number, service)],
-            Place::Service(service, None) => self.nearest(view, service, asked, from),
-            _ => Vec::new(),
+        let nodes = match region {
+            Some(region) => vec![view.offering(region.number, service)],
+            None => self.nearest(view, service, asked, from),
         };
         // Others may know where those nodes are: that there is nothing would be believed for a while.
-        if nodes.iter().all(Vec::is_empty) && wanted.is_some_and(|service| view.misses(service)) {
+        if fits && nodes.iter().all(Vec::is_empty) && view.misses(service) {
             self.message.metadata.authoritative = false;
             return Ok(Outcome::ServFail);
         }

@@ -129,14 +129,16 @@ impl Roll {
 
     /// Where an advertised address leads.
     fn place(&self, advertised: &str, hosts: &Hosts) -> At {
-        let (found, port) = match advertised.parse() {
-            Ok(Address::Socket(socket)) => (Some(Some(vec![socket.ip()])), socket.port()),
-            Ok(Address::Host(host, port)) => (hosts.get(&host).cloned(), port),
+        let (mut addresses, port, missing) = match advertised.parse() {
+            Ok(Address::Socket(socket)) => (vec![socket.ip()], socket.port(), false),
+            Ok(Address::Host(host, port)) => {
+                let found = hosts.get(&host);
+                let missing = found.is_some_and(Option::is_none);
+                (found.cloned().flatten().unwrap_or_default(), port, missing)
+            }
             // A service has no address of its own.
             Ok(Address::Service { .. }) | Err(_) => return At::default(),
         };
-        let missing = found == Some(None);
-        let mut addresses = found.flatten().unwrap_or_default();
         addresses.retain(|address| why_not(*address, self.local).is_none());
         At {
             addresses,

@@ -148,16 +148,18 @@ pub(super) fn verdict(reply: Result<Reply, Unanswered>) -> Result<(), No> {
             Reason::WorkerId,
             "this worker id was declared lost".to_owned(),
         )),
-        Ok(Reply::AttachRefused(AttachRefusal::Changed)) => Err((
-            Reason::WorkerId,
-            "this worker id stands for other slots or another version".to_owned(),
-        )),
+        Ok(Reply::AttachRefused(AttachRefusal::Changed)) => Err(changed()),
         Ok(other) => {
             tracing::debug!(?other, "an attach was not taken");
             Err(unavailable("the node is just starting"))
         }
         Err(Unanswered) => Err(unavailable("the worker's home group gave no answer")),
     }
+}
+
+fn changed() -> No {
+    let text = "this worker id stands for other slots or another version";
+    (Reason::WorkerId, text.to_owned())
 }
 
 fn unavailable(text: &str) -> No {
@@ -197,8 +199,7 @@ async fn attach(
         .as_ref()
         .and_then(|replica| replica.worker(worker.worker));
     if known.is_some_and(|known| known.version != worker.grant.version) {
-        let text = "this worker id stands for other slots or another version";
-        return Err((Reason::WorkerId, text.to_owned()));
+        return Err(changed());
     }
     let number = tunnels.next_stream();
     let place = tunnels

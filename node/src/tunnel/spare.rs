@@ -56,6 +56,12 @@ struct Kept {
     taken: Arc<Notify>,
 }
 
+impl Kept {
+    fn len(&self) -> usize {
+        self.idle.len() + self.dialing
+    }
+}
+
 /// Where the spare tunnels of one control stream are kept; dropped, it closes them.
 pub(super) struct Shelf {
     spares: Spares,
@@ -132,11 +138,6 @@ impl Shelf {
     /// `offered` in all.
     pub(super) fn missing(&self, shared: &Shared, offered: u32) -> Vec<Place> {
         let mut spares = self.spares.lock();
-        let of = self.of.kept(&mut spares);
-        if of.is_none_or(|kept| offered == 0 && kept.idle.is_empty()) {
-            return Vec::new();
-        }
-        let total: usize = spares.values().map(|k| k.idle.len() + k.dialing).sum();
         let Some(kept) = self.of.kept(&mut spares) else {
             return Vec::new();
         };
@@ -145,9 +146,17 @@ impl Shelf {
             is_idle(spare) && !through.is_some_and(|node| (shared.leaves)(node))
         };
         kept.idle.retain_mut(stays);
-        let missing = (offered as usize).saturating_sub(kept.idle.len() + kept.dialing);
-        let missing = missing.min(TOTAL_MAX.saturating_sub(total));
-        kept.dialing += missing;
+        let mut missing = (offered as usize).saturating_sub(kept.len());
+        if missing > 0 {
+            // All shelves are counted only when something is to come.
+            kept.dialing += missing;
+            let total: usize = spares.values().map(Kept::len).sum();
+            let over = total.saturating_sub(TOTAL_MAX).min(missing);
+            missing -= over;
+            if let Some(kept) = self.of.kept(&mut spares) {
+                kept.dialing -= over;
+            }
+        }
         drop(spares);
         let place = || Place {
             spares: self.spares.clone(),
