@@ -3,7 +3,7 @@
 use super::beat::{self, Beats, CONNECTED};
 use super::core::{self, Core};
 use super::forward::{self, Forwards};
-use super::log::GroupLog;
+use super::log::{GroupLog, invalid};
 use super::machine::{Published, Replica, Typed};
 use super::network::Transport;
 use super::peer::{Origin, Peers};
@@ -448,11 +448,20 @@ async fn begin<M: Machine>(
     let group = setup.id;
     let files = |source| GroupError::Files { group, source };
     let (log, found) = setup.store.log(group).await?;
-    let log = GroupLog::new(log, found).map_err(files)?;
+    let mut log = GroupLog::new(log, found).map_err(files)?;
+    let snapshots = Snapshots::open(&setup.data_dir, group).map_err(files)?;
+    let snapshot = match snapshots.current().map_err(files)? {
+        Some((meta, _)) => {
+            let meta = types::read_meta(&meta);
+            let meta = meta.map_err(|why| files(invalid(why)))?;
+            meta.last_log_id
+        }
+        None => None,
+    };
+    log.give_way(snapshot).await.map_err(files)?;
     if setup.birth == Birth::Seed {
         log.seize(setup.member).await.map_err(files)?;
     }
-    let snapshots = Snapshots::open(&setup.data_dir, group).map_err(files)?;
     let pristine = log.is_pristine();
     let tick = codec::encode(&M::tick()).map_err(|why| files(io::Error::other(why)))?;
     let replayed_upto = log.last().map(|last| last.index);

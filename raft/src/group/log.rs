@@ -153,6 +153,26 @@ impl GroupLog {
         shared.vote.is_none() && shared.last.is_none()
     }
 
+    /// Goes on from the end of the snapshot where that is later than the log, in another term's log too: the
+    /// process, or the power, went between the snapshot and the log's giving way to it. What a snapshot
+    /// holds is committed, so nothing of such a log was, beyond what the snapshot has.
+    pub(crate) async fn give_way(&mut self, snapshot: Option<LogId>) -> io::Result<()> {
+        let (purged, last) = {
+            let shared = self.lock();
+            (shared.purged, shared.last)
+        };
+        let Some(upto) = snapshot.filter(|upto| last < Some(*upto)) else {
+            return Ok(());
+        };
+        tracing::warn!(
+            ?last,
+            ?upto,
+            "the log is older than the snapshot: it is gone on from there"
+        );
+        self.truncate_after(purged).await?;
+        self.purge(upto).await
+    }
+
     /// Makes one member the only voter, from the end of this log on, and everything in the log its
     /// own: whatever of it was committed stays, and what was not may become so. The old voters are
     /// told apart by the group's generation, not by this.

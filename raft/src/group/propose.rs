@@ -20,7 +20,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use pontoon_proto::id::NodeId;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -189,6 +189,13 @@ impl Stamper {
         self.last
     }
 
+    /// An entry that was stamped did not come into the log: the next stamp goes on from where the clock is found
+    /// then. Else the clock would run as fast as entries come until it has made up for all that was refused,
+    /// and cut short what is promised meanwhile.
+    pub(crate) fn forget(&mut self) {
+        self.leader = None;
+    }
+
     /// What the clock would be now.
     fn peek(&self, now: Instant) -> Clock {
         self.last
@@ -209,6 +216,8 @@ pub(crate) struct Proposer {
     format: Arc<AtomicU16>,
     permits: Arc<Semaphore>,
     stamper: Stamper,
+    /// An entry was refused since the last stamp.
+    refused: Arc<AtomicBool>,
     /// When the last tick was proposed, and by whom it is being awaited.
     ticked: Instant,
     ticking: Option<oneshot::Receiver<Outcome>>,
@@ -233,6 +242,7 @@ impl Proposer {
             format,
             permits: Arc::new(Semaphore::new(PIPELINE)),
             stamper: Stamper::new(now),
+            refused: Arc::default(),
             ticked: now,
             ticking: None,
         }
@@ -314,6 +324,9 @@ impl Proposer {
             .iter()
             .map(|proposal| proposal.command.to_vec())
             .collect();
+        if self.refused.swap(false, Ordering::AcqRel) {
+            self.stamper.forget();
+        }
         let stamp = self
             .stamper
             .stamp(leader, self.pulse.clock(), clock::stamping());
@@ -338,9 +351,19 @@ impl Proposer {
             .responder(responder);
         match write.await {
             Ok(()) => {
-                tasks::spawn(async move { settle(batch, result.await.ok(), permit) });
+                let refused = self.refused.clone();
+                tasks::spawn(async move {
+                    let result = result.await.ok();
+                    if !matches!(result, Some(Ok(_))) {
+                        refused.store(true, Ordering::Release);
+                    }
+                    settle(batch, result, permit);
+                });
             }
-            Err(_) => answer_all(batch, &Outcome::Unknown),
+            Err(_) => {
+                self.stamper.forget();
+                answer_all(batch, &Outcome::Unknown);
+            }
         }
     }
 }
@@ -417,6 +440,26 @@ mod tests {
             stamper.stamp(leader(1), Clock(0), later + Duration::from_millis(5)),
             Clock(2_005)
         );
+    }
+
+    #[test]
+    fn what_was_refused_is_not_made_up_for_either() {
+        let start = clock::now();
+        let mut stamper = Stamper::new(start);
+        let found = Clock(10_000);
+        stamper.stamp(leader(1), found, start);
+        let mut now = start;
+        for _ in 0..100 {
+            now += Duration::from_millis(500);
+            let stamp = stamper.stamp(leader(1), found, now);
+            assert!(
+                found.since(stamp).is_zero() && stamp.since(found) <= Duration::from_millis(500)
+            );
+            stamper.forget();
+        }
+        assert_eq!(stamper.stamp(leader(1), found, now), found);
+        let later = now + Duration::from_millis(300);
+        assert_eq!(stamper.stamp(leader(1), found, later), Clock(10_300));
     }
 
     #[test]

@@ -275,3 +275,35 @@ async fn the_storage_suite_passes_when_the_real_engine_is_reopened_after_every_w
 async fn the_storage_suite_passes_when_the_simulated_engine_is_reopened_after_every_write() {
     passes(true, memory).await;
 }
+
+/// A snapshot came, and the power went before the log had made room for it: the log of an older term is still
+/// there, longer than the snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_an_older_term_gives_way_to_the_snapshot_that_superseded_it() {
+    for disk in [sled(), memory()] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = disk.open(dir.path()).await;
+        let mut log = group_log(&store).await;
+        let entry = |index| Entry::new(log_id(2, 1, index), Payload::Blank);
+        let entries = (0..=25).map(entry);
+        log.append(entries.collect::<Vec<_>>(), IOFlushed::noop())
+            .await
+            .unwrap();
+        // What the log has gone past is no reason.
+        log.give_way(None).await.unwrap();
+        log.give_way(Some(log_id(2, 1, 19))).await.unwrap();
+        assert_eq!(log.last(), Some(log_id(2, 1, 25)));
+        let snapshot = log_id(3, 1, 19);
+        log.give_way(Some(snapshot)).await.unwrap();
+        for _opened in 0..2 {
+            let state = log.get_log_state().await.unwrap();
+            assert_eq!(state.last_log_id, Some(snapshot));
+            assert_eq!(state.last_purged_log_id, Some(snapshot));
+            assert!(log.try_get_log_entries(..).await.unwrap().is_empty());
+            log = group_log(&store).await;
+        }
+        let next = Entry::new(log_id(3, 1, 20), Payload::Blank);
+        log.append([next], IOFlushed::noop()).await.unwrap();
+        assert_eq!(log.last(), Some(log_id(3, 1, 20)));
+    }
+}
