@@ -25,9 +25,24 @@ pub fn node_of(member: u64) -> NodeId {
     NodeId((member >> (LIFE_BITS + DAMAGE_BITS)) as u32)
 }
 
+/// Whether a member is a node in this life of it, however often a log was begun anew in it.
+pub fn is_of_life(member_number: u64, node: NodeId, life: u32) -> bool {
+    member_number >> DAMAGE_BITS == member(node, life, 0) >> DAMAGE_BITS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_is_of_one_life_whatever_was_damaged_in_it() {
+        let node = NodeId(7);
+        for damages in [0, 1, 255] {
+            assert!(is_of_life(member(node, 2, damages), node, 2));
+            assert!(!is_of_life(member(node, 1, damages), node, 2));
+            assert!(!is_of_life(member(NodeId(8), 2, damages), node, 2));
+        }
+    }
 
     #[test]
     fn a_member_number_names_its_node_and_rises_with_its_lives() {

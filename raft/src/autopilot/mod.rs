@@ -16,7 +16,7 @@ use crate::group::Group;
 use crate::group::beat::CONNECTED;
 use crate::group::members::{Change, Members};
 use crate::machine::Machine;
-use crate::member::node_of;
+use crate::member::{is_of_life, node_of};
 use crate::placement::{self, Place};
 use plan::{Seat, Step, View};
 use pontoon_proto::id::{GroupId, NodeId, RegionId};
@@ -151,13 +151,15 @@ fn see<M: Machine>(
             node: node.at.node,
             region: node.region,
         };
-        (place, node.standing)
+        (place, node.standing, node.life)
     });
     let founders = scene.founders.iter();
-    let founders = founders.map(|place| (*place, Standing::Member));
-    for (place, standing) in founders.chain(known) {
+    let founders = founders.map(|place| (*place, Standing::Member, 1));
+    for (place, standing, life) in founders.chain(known) {
+        // What a node said a moment ago in a life that is over is no word of the one that it has now.
         let heard = heard
             .get(&place.node)
+            .filter(|heard| is_of_life(heard.member, place.node, life))
             .filter(|heard| now.saturating_duration_since(heard.at) < CONNECTED)
             .map(|heard| (heard.member, heard.pace, heard.leaving));
         let leaving = match place.node == core.me {
