@@ -23,7 +23,7 @@ use support::member::free;
 use support::ops::{self, series};
 use support::process::{Process, send};
 use support::worker::{Function, Sidecar, Worker, attached, find};
-use support::{alone, cli, haproxy, wait};
+use support::{alone, cli, haproxy, raw, wait};
 
 /// Where no sidecar can reach a node.
 const NOWHERE: (&str, &str) = ("PONTOON__ADVERTISE__WORKER", "127.0.0.1:1");
@@ -589,6 +589,9 @@ fn k_att_2_c_rsm_1_sidecars_and_clients_that_reach_only_load_balancers_open_and_
             assert_eq!(call.answer()["sum"], 2, "its own memory");
             assert_eq!(call.session(), *id);
             client.close(&channel);
+            let keys = function.keys(&[("nvcf-reqid", id), ("x-nvcf-absorb", "true")]);
+            let released = raw::exchange(clients, "DELETE", "/", &keys);
+            assert_eq!(released.status.as_u16(), 200, "{released:?}");
         }
     }
     let ids: BTreeSet<&String> = sessions.iter().map(|(id, _)| id).collect();
@@ -605,8 +608,7 @@ fn k_att_2_c_rsm_1_sidecars_and_clients_that_reach_only_load_balancers_open_and_
         assert_eq!(total(nodes, &name), 0.0, "{result}");
     }
 
-    // Their windows pass: 30 s, and 5 s of margin.
-    nothing_is_left(nodes, Duration::from_secs(90));
+    nothing_is_left(nodes, SHOWN_WITHIN);
     for (name, address, ops) in &of_workers {
         wait::until(SHOWN_WITHIN, "the worker forgets its sessions", || {
             let head = "GET /sessions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
